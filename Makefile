@@ -1,0 +1,77 @@
+# Every command sets up what it needs: Python 3.11 or newer and make are enough to begin with.
+
+PYTHON ?= python3
+PIP_INSTALL = -m pip install --quiet --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow test-network parity parity-full lint types format clean distclean
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: .venv/demo.stamp ## show what the package does, in about a minute
+	@.venv/bin/python scripts/demo.py
+
+test: .venv/dev.stamp ## the tests and the docstrings' examples
+	@.venv/bin/pytest --doctest-modules tests resnetjax
+
+test-slow: .venv/dev.stamp ## the tests that take minutes
+	@.venv/bin/pytest -m slow
+
+test-network: .venv/dev.stamp ## the tests that download
+	@.venv/bin/pytest -m network
+
+parity: .venv-parity/parity.stamp ## compare with torchvision, timm and Transformers
+	@.venv-parity/bin/pytest tests/parity
+
+parity-full: .venv-parity/parity.stamp ## the same with every net that takes minutes
+	@.venv-parity/bin/pytest tests/parity -m "not network"
+
+lint: .venv/dev.stamp ## ruff, its formatter, and the layers of imports
+	@.venv/bin/ruff check
+	@.venv/bin/ruff format --check
+	@.venv/bin/lint-imports
+
+types: .venv/dev.stamp ## pyright
+	@.venv/bin/pyright
+
+format: .venv/dev.stamp ## rewrite the code as `make lint` wants it
+	@.venv/bin/ruff check --fix
+	@.venv/bin/ruff format
+
+clean: ## remove what was built or cached
+	@rm -rf build dist *.egg-info .hypothesis .import_linter_cache .pytest_cache .ruff_cache
+	@find . -name '.venv*' -prune -o -name __pycache__ -prune -exec rm -rf {} +
+
+distclean: clean ## remove the environments as well
+	@rm -rf .venv .venv-parity
+
+# A stamp newer than pyproject.toml says that an installation ran to its end.
+.venv/demo.stamp: pyproject.toml
+	@echo "Setting up .venv for the demo: one to three minutes, about 1 GB of disk ..."
+	$(call create,.venv)
+	@.venv/bin/python $(PIP_INSTALL) -e ".[demo]"
+	@touch $@
+
+.venv/dev.stamp: pyproject.toml
+	@echo "Setting up .venv for development: one to five minutes, about 2 GB of disk ..."
+	$(call create,.venv)
+	@.venv/bin/python $(PIP_INSTALL) -e ".[dev]"
+	@touch $@ .venv/demo.stamp
+
+# torch==2.13.0, spelled so, takes a CPU build (2.13.0+cpu) wherever pip is shown one. torchvision and timm
+# come without their dependencies, which would choose another torch.
+.venv-parity/parity.stamp: pyproject.toml Makefile
+	@echo "Setting up .venv-parity with PyTorch: some minutes, 2 GB of disk, several more if pip takes a"
+	@echo "CUDA build (set PIP_EXTRA_INDEX_URL to PyTorch's index of CPU builds to avoid that) ..."
+	$(call create,.venv-parity)
+	@.venv-parity/bin/python $(PIP_INSTALL) torch==2.13.0
+	@.venv-parity/bin/python $(PIP_INSTALL) --no-deps torchvision==0.28.0 timm==1.0.31
+	@.venv-parity/bin/python $(PIP_INSTALL) transformers==5.23.0 pyyaml huggingface_hub -e ".[test]"
+	@touch $@
+
+define create
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+	"resnetjax needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
+@$(PYTHON) -m venv $(1)
+endef

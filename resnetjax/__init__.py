@@ -1,0 +1,64 @@
+"""ResNets in pure JAX: every ResNet that people hold weights for, converted, proven, and ready to run or train.
+
+Example:
+    >>> import resnetjax as rj
+    >>> model, variables = rj.create("cifar_resnet20", rng=0)
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from resnetjax.config import Labels, Preprocess, ResNetConfig
+    from resnetjax.infer.features import features
+    from resnetjax.infer.predict import Prediction, predict
+    from resnetjax.nn.resnet import ResNet
+    from resnetjax.presets import names
+    from resnetjax.zoo import Pretrained, Source, create, load, save
+
+__version__ = "0.1.0"
+
+# Where each public name lives: imported when it is first used, so that `import resnetjax` costs nothing.
+_HOMES = {
+    "Labels": "config",
+    "Prediction": "infer.predict",
+    "Preprocess": "config",
+    "Pretrained": "zoo",
+    "ResNet": "nn.resnet",
+    "ResNetConfig": "config",
+    "Source": "zoo",
+    "create": "zoo",
+    "features": "infer.features",
+    "load": "zoo",
+    "names": "presets",
+    "predict": "infer.predict",
+    "save": "zoo",
+}
+
+__all__ = [
+    "Labels",
+    "Prediction",
+    "Preprocess",
+    "Pretrained",
+    "ResNet",
+    "ResNetConfig",
+    "Source",
+    "create",
+    "features",
+    "load",
+    "names",
+    "predict",
+    "save",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

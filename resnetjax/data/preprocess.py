@@ -1,0 +1,189 @@
+"""From an image to the net's input, as the framework of the weights does it.
+
+Decoding, resizing and cropping are Pillow's, so the pixels are those of torchvision, timm and
+Transformers' PIL backend. Transformers' torchvision backend resizes in its own arithmetic.
+"""
+
+import contextlib
+import io
+import os
+from typing import Any, BinaryIO, TypeAlias
+
+import numpy as np
+from jaxtyping import Float32, Num, UInt8
+from PIL import Image, ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from resnetjax.config import Preprocess
+from resnetjax.errors import BadImage
+
+ImageSource: TypeAlias = bytes | str | os.PathLike[str] | Image.Image | np.ndarray
+
+# Where Pillow's own limit turns from a warning into an error: twice a quarter of a gigabyte of RGB.
+MAX_PIXELS = 178_956_970
+
+
+class _JpegFile(JpegImageFile):
+    def _read_dpi_from_exif(self) -> None:
+        """Leaves EXIF alone: nothing here needs it, and where it is corrupt Pillow warns."""
+
+
+def decode(source: ImageSource, *, channels: int = 3) -> Image.Image:
+    """The image as RGB, or as grey where `channels` is 1, as `PIL.Image.Image.convert` gives it.
+
+    EXIF's orientation is not applied, since no reference applies it. The first frame counts.
+
+    Args:
+        source: A file or its bytes (JPEG, PNG or WEBP by content, whatever the name), a Pillow
+            image, or uint8 pixels [height, width] or [height, width, 1, 3 or 4 channels].
+        channels: 3 or 1.
+
+    Raises:
+        BadImage: The source cannot be read or decoded, is truncated, is of another format, or has
+            more than `MAX_PIXELS`, which is known before they are decoded. The message names it.
+    """
+    try:
+        mode = {1: "L", 3: "RGB"}.get(channels)
+        if mode is None:
+            raise ValueError(f"images decode to 1 or 3 channels, not to {channels}")
+        with contextlib.ExitStack() as stack:
+            if isinstance(source, Image.Image):
+                image = source
+            elif isinstance(source, bytes):
+                image = _read_header(io.BytesIO(source))
+            elif isinstance(source, str | os.PathLike):
+                image = _read_header(stack.enter_context(open(source, "rb")))
+            else:
+                image = _wrap(source)
+            return _convert(image, mode)
+    except Exception as error:  # Pillow raises whatever its readers stumble over
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise BadImage(f"{_describe(source)}: {reason}") from error
+
+
+def crop(image: Image.Image, config: Preprocess) -> UInt8[np.ndarray, "height width channels"]:
+    """The net's view of an image from `decode`, resized and cropped: 0..255, red first.
+
+    Raises:
+        BadImage: Resized, an image this long and thin would have more than `MAX_PIXELS`.
+    """
+    height, width = _resized_px(image.height, image.width, config)
+    if height * width > MAX_PIXELS:
+        raise BadImage(
+            f"{image.width}x{image.height} pixels would be resized to {width}x{height}, "
+            f"where {MAX_PIXELS} are allowed"
+        )
+    if (width, height) != image.size:
+        image = image.resize((width, height), Image.Resampling[config.interpolation.upper()])
+    crop_height, crop_width = config.crop_px
+    top = _crop_start(height, crop_height, config.crop_rounding)
+    left = _crop_start(width, crop_width, config.crop_rounding)
+    image = image.crop((left, top, left + crop_width, top + crop_height))
+    return np.array(image).reshape(crop_height, crop_width, config.channels)
+
+
+def normalize(
+    pixels: Num[Any, "*batch channels"], config: Preprocess
+) -> Float32[Any, "*batch channels"]:
+    """`(pixels / divisor - mean) / std` in the config's channel order.
+
+    NumPy arrays give NumPy arrays, bit for bit those of torchvision's `ToTensor` and `Normalize`;
+    JAX arrays give JAX arrays, which may differ in the last bits.
+
+    Args:
+        pixels: Red first, in 0..255, of any real dtype, with any leading axes.
+        config: What to do.
+
+    Example:
+        >>> minus_one_to_one = Preprocess(divisor=127.5, mean=(1.0,) * 3, std=(1.0,) * 3)
+        >>> normalize(np.zeros((1, 1, 3), np.uint8), minus_one_to_one)
+        array([[[-1., -1., -1.]]], dtype=float32)
+    """
+    if config.channel_order == "bgr":
+        pixels = pixels[..., ::-1]
+    # Of full rank: JAX may be set to refuse implicit rank promotion.
+    shape = (1,) * (pixels.ndim - 1) + (config.channels,)
+    mean = np.asarray(config.mean, np.float32).reshape(shape)
+    std = np.asarray(config.std, np.float32).reshape(shape)
+    return (pixels.astype(np.float32) / np.float32(config.divisor) - mean) / std
+
+
+def preprocess(
+    source: ImageSource, config: Preprocess
+) -> Float32[np.ndarray, "height width channels"]:
+    """One image as the net wants it.
+
+    Raises:
+        BadImage: As `decode` and `crop` do.
+    """
+    return normalize(crop(decode(source, channels=config.channels), config), config)
+
+
+def _read_header(file: BinaryIO) -> ImageFile.ImageFile:
+    # By reader, not Image.open: that tries every other format and warns from 89 megapixels on.
+    start = file.read(12)
+    file.seek(0)
+    if start.startswith(b"\xff\xd8\xff"):
+        return _JpegFile(file)
+    if start.startswith(b"\x89PNG\r\n\x1a\n"):
+        return PngImageFile(file)
+    if start.startswith(b"RIFF") and start.endswith(b"WEBP"):
+        return WebPImageFile(file)
+    if not start:
+        raise ValueError("there are no bytes in it")
+    raise ValueError(f"not a JPEG, PNG or WEBP file, for it starts with {start!r}")
+
+
+def _wrap(pixels: np.ndarray) -> Image.Image:
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[..., 0]
+    has_shape = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4))
+    if pixels.dtype != np.uint8 or not has_shape:
+        raise ValueError("expected uint8[height, width] or uint8[height, width, 1, 3 or 4]")
+    return Image.fromarray(pixels)
+
+
+def _convert(image: Image.Image, mode: str) -> Image.Image:
+    width, height = image.size
+    if not 0 < width * height <= MAX_PIXELS:
+        raise ValueError(f"{width}x{height} pixels, where 1 to {MAX_PIXELS} are allowed")
+    image.load()
+    if "transparency" in image.info:
+        # Pillow warns that it drops it. Pixels of an opaque mode do not depend on it.
+        image = image.copy()
+        del image.info["transparency"]
+    return image.convert(mode)
+
+
+def _describe(source: ImageSource) -> str:
+    if isinstance(source, str | os.PathLike):
+        return os.fspath(source)
+    if isinstance(source, bytes):
+        return f"image of {len(source)} bytes"
+    if isinstance(source, np.ndarray):
+        return f"image {source.dtype}{list(source.shape)}"
+    return str(getattr(source, "filename", "") or "image")
+
+
+def _resized_px(height: int, width: int, config: Preprocess) -> tuple[int, int]:
+    match config.resize_mode, config.resize_px:
+        case "short_edge", int(edge):  # torchvision: _compute_resized_output_size
+            longer_edge = int(edge * max(height, width) / min(height, width))
+            return (longer_edge, edge) if width <= height else (edge, longer_edge)
+        case "cover", (least_height, least_width):  # timm: ResizeKeepRatio
+            ratio = min(height / least_height, width / least_width)
+            return round(height / ratio), round(width / ratio)
+        case "squash", (squashed_height, squashed_width):
+            return squashed_height, squashed_width
+        case _:
+            return height, width
+
+
+def _crop_start(edge: int, crop_edge: int, rounding: str) -> int:
+    if rounding == "floor":  # transformers/image_transforms.py: center_crop
+        return (edge - crop_edge) // 2
+    if edge < crop_edge:  # torchvision/transforms/functional.py: center_crop
+        return -((crop_edge - edge) // 2)
+    return round((edge - crop_edge) / 2)

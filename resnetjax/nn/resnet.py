@@ -1,0 +1,151 @@
+"""The net: one linen module for every ResNet that a config can describe."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from resnetjax.config import ResNetConfig
+from resnetjax.errors import BatchNormError, ConfigError
+from resnetjax.measure import FeatureInfo, feature_info
+from resnetjax.nn import functions
+from resnetjax.nn.blocks import PostBlock, PreBlock, Stem
+from resnetjax.nn.functions import Images
+from resnetjax.nn.layers import Dense, Mode, Normalization
+from resnetjax.plan import plan
+
+BLOCKS = {"post": PostBlock, "pre": PreBlock}
+
+
+class ResNet(nn.Module):
+    """A ResNet from images to logits.
+
+    Attributes:
+        config: The architecture.
+        dtype: Of the arithmetic (float32, bfloat16, float16, float64); parameters and statistics stay float32
+            and logits are float32 at least.
+        remat: Recompute each block's activations in the backward pass in place of keeping them.
+        frozen: Parts ("stem", "stage1", ..., "norm") that behave as with `train=False` even in training: they
+            neither use nor move batch statistics, and drop nothing. Their parameters are the optimiser's
+            affair.
+        axis_name: A mapped axis (`pmap`, `shard_map`) over which batch statistics are averaged. Under `jit`,
+            sharded or not, statistics are global without it.
+
+    Example:
+        >>> import jax
+        >>> model = ResNet(ResNetConfig(depths=(1, 1, 1, 1), num_classes=10))
+        >>> images = jnp.zeros((2, 32, 32, 3))
+        >>> variables = jax.jit(model.init)(jax.random.key(0), images)
+        >>> model.apply(variables, images).shape
+        (2, 10)
+    """
+
+    config: ResNetConfig
+    dtype: Any = jnp.float32
+    remat: bool = False
+    frozen: tuple[str, ...] = ()
+    axis_name: str | None = None
+
+    def __call__(
+        self, images: Float[Array, "batch height width channels"], *, train: bool = False
+    ) -> Float[Array, "batch classes"]:
+        """The logits; with `num_classes=0` the pooled features.
+
+        Args:
+            images: Preprocessed as the weights want them.
+            train: Normalise by the batch and update the running statistics, for which `apply` needs
+                `mutable=["batch_stats"]`; drop, for which it needs an rng named "dropout".
+
+        Raises:
+            BatchNormError: `train=True` and `batch_stats` is not mutable.
+            ConfigError: The images have another number of channels than the config, or are not of rank 4.
+        """
+        return self._run(images, train, None)["logits"]
+
+    def features(
+        self,
+        images: Float[Array, "batch height width channels"],
+        *,
+        stages: tuple[str, ...],
+        train: bool = False,
+    ) -> dict[str, Images]:
+        """The named feature maps, in the order asked for; nothing after the last of them is computed.
+
+        Args:
+            images: Preprocessed as the weights want them.
+            stages: Names from `feature_info`: "stem_conv", "stem", "stage1", ..., and in v2 "norm".
+            train: As for the logits.
+
+        Raises:
+            ConfigError: No feature map has this name.
+        """
+        found = self._run(images, train, tuple(stages))
+        return {name: found[name] for name in stages}
+
+    @property
+    def feature_info(self) -> tuple[FeatureInfo, ...]:
+        """Name, channels and stride of every feature map."""
+        return feature_info(plan(self.config))
+
+    @nn.compact
+    def _run(self, images: Images, train: bool, wanted: tuple[str, ...] | None) -> dict[str, Array]:
+        net = plan(self.config)
+        self._check(images, train, wanted)
+        remaining = None if wanted is None else set(wanted)
+        found: dict[str, Array] = {}
+
+        def reach(name: str, x: Array) -> bool:
+            """Notes a feature map, and says whether the last that was asked for is there."""
+            if remaining is not None and name in remaining:
+                found[name] = x
+                remaining.discard(name)
+            return remaining is not None and not remaining
+
+        x = images.astype(self.dtype)
+        before, x = Stem(net.stem, self._mode("stem", train), name="stem")(x)
+        if reach("stem_conv", before) or reach("stem", x):
+            return found
+        for stage in net.stages:
+            for block in stage.blocks:
+                kind = nn.remat(BLOCKS[block.order]) if self.remat else BLOCKS[block.order]
+                x = kind(block, self._mode(stage.name, train), name=block.name)(x)
+            if reach(stage.name, x):
+                return found
+        if net.norm:
+            x = Normalization(net.norm, self._mode("norm", train), name="norm")(x)
+            x = functions.activate(x, net.norm_activation)
+            if reach("norm", x):
+                return found
+        mode = self._mode("head", train)
+        wide = jnp.promote_types(self.dtype, jnp.float32)
+        x = x.astype(wide).mean((1, 2))
+        if net.num_classes:
+            if train and net.dropout_rate:
+                x = functions.dropout(x, net.dropout_rate, self.make_rng("dropout"))
+            x = Dense(net.num_classes, mode, name="head")(x).astype(wide)
+        return {"logits": x}
+
+    def _mode(self, part: str, train: bool) -> Mode:
+        return Mode(train and part not in self.frozen, self.dtype, self.axis_name)
+
+    def _check(self, images: Images, train: bool, wanted: tuple[str, ...] | None) -> None:
+        expected = self.config.in_channels
+        if images.ndim != 4 or images.shape[-1] != expected:
+            raise ConfigError(
+                f"images of shape {images.shape} do not fit: expected (batch, height, width, {expected})"
+            )
+        names = [info.name for info in self.feature_info]
+        for field, asked, allowed in (
+            ("stages", wanted or (), names),
+            ("frozen", self.frozen, [name for name in names if name != "stem_conv"]),
+        ):
+            unknown = [name for name in asked if name not in allowed]
+            if unknown:
+                raise ConfigError(f"{field}={unknown} is not allowed: use {', '.join(allowed)}")
+        if train and self.config.norm == "batch" and not self.is_mutable_collection("batch_stats"):
+            raise BatchNormError(
+                "train=True updates the running statistics: call "
+                'model.apply(variables, images, train=True, mutable=["batch_stats"]), which returns '
+                "(logits, updates), or use train=False"
+            )

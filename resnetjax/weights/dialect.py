@@ -1,0 +1,276 @@
+"""The conversion engine: one table of names, read in both directions.
+
+A dialect says what another framework calls each of our modules. Names are only ever translated from ours to
+theirs, starting from the list of our own arrays, so that loading and saving cannot drift apart and no pattern
+is ever inverted.
+"""
+
+import functools
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from resnetjax.config import Preprocess, ResNetConfig
+from resnetjax.errors import ConfigError, WeightsMismatch
+from resnetjax.measure import Leaf, leaves
+from resnetjax.plan import plan
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a module is called.
+
+    Attributes:
+        ours: Path of our modules, with `{s}`, `{b}` and `{n}` for the numbers of stage, block and layer.
+        theirs: Their name, with the same fields, and `{s0}`, `{b0}`, `{n0}` for numbers counted from zero.
+        when: Config fields and the values for which the rule holds; of several rules the first that does wins.
+        layout: Overrides the layout of the module's kernel.
+    """
+
+    ours: str
+    theirs: str
+    when: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    layout: str | None = None
+
+    def translate(self, module: str, config: ResNetConfig) -> str | None:
+        """Their name for our module, or None where the rule does not apply."""
+        found = _pattern(self.ours).fullmatch(module)
+        if not found or any(
+            getattr(config, name) not in allowed for name, allowed in self.when.items()
+        ):
+            return None
+        numbers = {name: int(digits) for name, digits in found.groupdict().items()}
+        return self.theirs.format(
+            **numbers, **{f"{name}0": value - 1 for name, value in numbers.items()}
+        )
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How an array of theirs becomes ours: singleton axes beyond `rank` dropped, then the axes permuted."""
+
+    permutation: tuple[int, ...]
+    singletons: tuple[int, ...] = ()
+
+    def load(self, array: np.ndarray) -> np.ndarray | None:
+        """Their array as ours (a view), or None if it has another rank."""
+        if array.ndim != len(self.permutation) + len(self.singletons):
+            return None
+        if any(array.shape[axis] != 1 for axis in self.singletons):
+            return None
+        return array.squeeze(self.singletons).transpose(self.permutation)
+
+    def save(self, array: np.ndarray) -> np.ndarray:
+        """Our array as theirs, contiguous."""
+        theirs = np.expand_dims(array.transpose(np.argsort(self.permutation)), self.singletons)
+        return np.ascontiguousarray(theirs)
+
+
+ANY: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How one system names and lays out its arrays, and what its nets can be.
+
+    Attributes:
+        name: As given to `save(dialect=)`.
+        rules: The table.
+        leaf_names: What each kind of array is called within its module.
+        layouts: The layout of each kind of array, and of those that rules name; vectors need none.
+        markers: Names of which an array file of this dialect has one.
+        families: Patterns of the architectures that a file of this dialect may hold.
+        base: The config fields in which the system differs from the defaults.
+        expresses: The fields for which the system has a choice, and the values, `ANY` for all; the other fields
+            are as in `base`.
+        preprocess: How images are taken to be prepared where a file does not say.
+        metadata: What a safetensors file says of itself.
+        separator: Between the parts of a name.
+        root: A prefix that all names but the head's may carry.
+        counter: A leaf beside each batch norm's statistics that is no weight: zero on saving.
+    """
+
+    name: str
+    rules: tuple[Rule, ...]
+    leaf_names: Mapping[str, str]
+    layouts: Mapping[str, Layout]
+    markers: tuple[str, ...]
+    families: tuple[str, ...]
+    base: Mapping[str, Any]
+    expresses: Mapping[str, tuple[Any, ...]]
+    preprocess: Preprocess
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    separator: str = "."
+    root: str = ""
+    counter: str | None = None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One array's name in a dialect, and its layout there (None: as ours)."""
+
+    name: str
+    layout: Layout | None
+
+    def load(self, array: np.ndarray) -> np.ndarray | None:
+        """Their array as ours, or None if its rank does not fit."""
+        return array if self.layout is None else self.layout.load(array)
+
+    def save(self, array: np.ndarray) -> np.ndarray:
+        """Our array as theirs."""
+        return array if self.layout is None else self.layout.save(array)
+
+
+def entry(dialect: Dialect, path: str, kind: str, config: ResNetConfig) -> Entry | None:
+    """What the dialect calls one of our arrays; None if it has no name for it."""
+    module, _, _ = path.rpartition("/")
+    for rule in dialect.rules:
+        name = rule.translate(module, config)
+        if name is not None:
+            kernel = kind in ("conv", "dense", "channel_conv")
+            layout = dialect.layouts.get(rule.layout if rule.layout and kernel else kind)
+            return Entry(name + dialect.separator + dialect.leaf_names[kind], layout)
+    return None
+
+
+def entries(dialect: Dialect, config: ResNetConfig) -> dict[str, Entry]:
+    """What the dialect calls every array of a net, without its root prefix.
+
+    Raises:
+        ConfigError: The dialect has no name for some of them; they are listed.
+    """
+    expected = leaves(plan(config))
+    found = {path: entry(dialect, path, leaf.kind, config) for path, leaf in expected.items()}
+    nameless = [path for path, named in found.items() if named is None]
+    if nameless:
+        raise ConfigError(f"dialect {dialect.name} has no name for {', '.join(nameless)}")
+    return {path: named for path, named in found.items() if named is not None}
+
+
+def strip_root(dialect: Dialect, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays by their names without the dialect's root prefix and without its counters."""
+    counter = f".{dialect.counter}"
+    return {
+        name.removeprefix(dialect.root): array
+        for name, array in arrays.items()
+        if not (dialect.counter and name.endswith(counter))
+    }
+
+
+def load_arrays(
+    dialect: Dialect,
+    arrays: Mapping[str, np.ndarray],
+    config: ResNetConfig,
+    *,
+    source: str,
+    new_head: bool = False,
+    strict: bool = True,
+) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """Our arrays by path, as views of theirs where the layout allows, and what was skipped.
+
+    Args:
+        dialect: Whose names the arrays have.
+        arrays: By their names.
+        config: The net to fill.
+        source: Named in errors.
+        new_head: Leave the head out: it is not looked for, and theirs is not unexpected.
+        strict: Raise at the first sight of anything that does not fit, after all of it has been looked at.
+
+    Raises:
+        WeightsMismatch: Arrays are missing, unexpected or mis-shaped; all are listed, by both names.
+    """
+    expected = leaves(plan(config))
+    named = entries(dialect, config)
+    theirs = strip_root(dialect, arrays)
+    loaded, problems = {}, []
+    for path, leaf in expected.items():
+        if new_head and path.startswith("head/"):
+            continue
+        name = named[path].name
+        if name not in theirs:
+            problems.append(f"  missing     {name} -> {path} {leaf.shape}")
+            continue
+        array = named[path].load(theirs[name])
+        if array is None or array.shape != leaf.shape:
+            problems.append(f"  shape       {name} {theirs[name].shape} -> {path} {leaf.shape}")
+        elif not _is_real(array.dtype):
+            problems.append(f"  dtype       {name} {array.dtype} -> {path} float32")
+        else:
+            loaded[path] = array
+    known = {named[path].name for path in expected} | set(_head_names(dialect, config))
+    problems += [
+        f"  unexpected  {name} {theirs[name].shape}" for name in theirs if name not in known
+    ]
+    if problems and strict:
+        raise WeightsMismatch(
+            f"{source} does not fit (dialect {dialect.name}):\n"
+            + "\n".join(problems)
+            + "\nPass arch= or config= for another architecture, num_classes= for a new head, or strict=False "
+            "to skip what does not fit (it lists what it skipped)."
+        )
+    return loaded, tuple(line.strip() for line in problems)
+
+
+def save_arrays(
+    dialect: Dialect, ours: Mapping[str, np.ndarray], config: ResNetConfig
+) -> dict[str, np.ndarray]:
+    """Their arrays by their names, contiguous, ready to be written."""
+    root = dialect.root if config.num_classes else ""
+    theirs: dict[str, np.ndarray] = {}
+    for path, named in entries(dialect, config).items():
+        prefix = "" if path.startswith("head/") else root
+        theirs[prefix + named.name] = named.save(np.asarray(ours[path]))
+        if dialect.counter and path.endswith("/var"):
+            module = named.name.rpartition(".")[0]
+            theirs[f"{prefix}{module}.{dialect.counter}"] = np.zeros((), np.int64)
+    return theirs
+
+
+def inexpressible(dialect: Dialect, config: ResNetConfig) -> list[str]:
+    """The fields of a config that no net of this dialect's system can have, as `field=value` phrases."""
+    base = base_config(dialect, config.depths, config.widths)
+    allowed = {name: dialect.expresses.get(name, (value,)) for name, value in base.to_json().items()}
+    return [
+        f"{name}={value!r} ({dialect.name} has {' or '.join(map(repr, allowed[name]))})"
+        for name, value in config.to_json().items()
+        if name not in _FREE and allowed[name] != ANY and value not in allowed[name]
+    ]
+
+
+def base_config(dialect: Dialect, depths: tuple[int, ...], widths: tuple[int, ...]) -> ResNetConfig:
+    """The plainest net of these sizes that the dialect's system has."""
+    stages = len(depths)
+    sizes = {"strides": (1, *(2,) * (stages - 1)), "dilations": (1,) * stages}
+    return ResNetConfig(**{**sizes, **dialect.base, "depths": depths, "widths": widths})
+
+
+# Sizes, which every system leaves free, and what matters in training only.
+_FREE = (
+    "depths", "widths", "num_classes", "in_channels", "norm_decay", "drop_path_rate", "block_dropout", "dropout",
+    "zero_init_residual",
+)  # fmt: skip
+
+
+def _head_names(dialect: Dialect, config: ResNetConfig) -> Iterator[str]:
+    """The head's names even where the net has none, so that dropping a head is no mismatch."""
+    for path, leaf in (
+        ("head/kernel", Leaf("params", (), "dense")),
+        ("head/bias", Leaf("params", (), "bias")),
+    ):
+        named = entry(dialect, path, leaf.kind, config)
+        if named:
+            yield named.name
+
+
+def _is_real(dtype: np.dtype) -> bool:
+    # bfloat16 and float8 come from ml_dtypes, whose kind is "V".
+    return dtype.kind == "f" or (dtype.kind == "V" and "float" in dtype.name)
+
+
+@functools.cache
+def _pattern(ours: str) -> re.Pattern[str]:
+    """A regular expression in which `{s}`, `{b}` and `{n}` match numbers."""
+    return re.compile(re.sub(r"\\\{(\w)\\\}", r"(?P<\1>\\d+)", re.escape(ours)))

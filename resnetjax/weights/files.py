@@ -1,0 +1,218 @@
+"""Weight files of any format as named arrays; the content decides, never the file's extension."""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+
+from resnetjax.errors import CorruptFile, ResNetJAXError, UnsafeWeights, UnsupportedFile
+from resnetjax.weights import bounded_json, safetensors_file, torch_containers, torch_file
+from resnetjax.weights.mapped import map_file
+
+MAX_SHARDS = 1000
+
+# Where training programs keep the weights, as timm's load_state_dict looks for them.
+_AVERAGES = ("state_dict_ema", "model_ema")
+_STATE_DICTS = (*_AVERAGES, "state_dict", "model")
+_PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and of torch.compile, in either order
+_COUNTERS = ("num_batches_tracked", "n_averaged")  # of batch norm and of AveragedModel
+
+# How formats that are not read begin or end.
+_FOREIGN = {
+    rb"\x89HDF\r\n\x1a\n": "an HDF5 file (Keras), which is not read yet",
+    rb"(?s:.*)\x57\xfb\x80\x8b\x24\x75\x47\xdb\Z": "a TensorFlow checkpoint, which is not read yet",
+    rb"[\x81-\x8f\xde\xdf][\xa0-\xbf\xd9]": "a msgpack file (Flax), which is not read yet",
+    rb"\x93NUMPY": "a single numpy array (.npy)",
+    rb"GGUF": "a GGUF file",
+    rb"\x1f\x8b|\xfd7zXZ|\x28\xb5\x2f\xfd|BZh": "compressed: decompress it first",
+    rb"\x80[\2-\5]": "a bare pickle, which torch.save does not write",
+    rb"version https://git-lfs": "a git-lfs pointer: fetch the file itself with `git lfs pull`",
+    rb"(?i)\s*<(!doctype|html|\?xml)": "looks like a web page: was the download redirected?",
+    rb"\s*[{\[]": "JSON, but no index of shards",
+    rb"\Z": "empty",
+}
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """The arrays of a file or of a sharded set.
+
+    Attributes:
+        arrays: By the name that the file gives them, wrappers' prefixes and counters taken off;
+            read-only, and paged in from the mapped file as they are used.
+        format: `safetensors`, `torch-zip`, `torch-legacy` or `torch-tar`.
+        metadata: What the file holds beside the weights and without arrays, such as `epoch`; `ema`
+            names the entry that a moving average was preferred from.
+        paths: Of the files that were read; an index comes before its shards.
+    """
+
+    arrays: dict[str, np.ndarray]
+    format: str
+    metadata: dict[str, Any]
+    paths: tuple[Path, ...]
+
+
+def read(path: str | os.PathLike[str]) -> WeightFile:
+    """Returns the weights in a file, or in the files that an index (`*.index.json`) lists.
+
+    Raises:
+        UnsupportedFile: The file is of no format above, or holds no named arrays.
+        UnsafeWeights: It asks to run code, to open files elsewhere, or for more than its size can
+            justify.
+        CorruptFile: It is truncated or contradicts itself; or a shard is missing or incomplete.
+        OSError: There is no such file, or it cannot be read.
+
+    Example:
+        >>> weights = read("resnet50-0676ba61.pth")  # doctest: +SKIP
+        >>> weights.arrays["conv1.weight"].shape  # doctest: +SKIP
+        (64, 3, 7, 7)
+    """
+    path = Path(path)
+    with _naming(path):
+        data = map_file(path)
+        index = _index(data)
+        file = _read_one(path, data) if index is None else _read_shards(path, index)
+        return replace(file, arrays=_clean(file.arrays))
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except ResNetJAXError as error:
+        raise type(error)(f"{path}: {error}") from error
+
+
+def _read_one(path: Path, data: memoryview) -> WeightFile:
+    if safetensors_file.detect(data):
+        arrays, metadata = safetensors_file.parse(data)
+        return WeightFile(arrays, "safetensors", dict(metadata), (path,))
+    if (kind := torch_containers.detect(data)) is not None:
+        arrays, metadata = _state_dict(torch_file.parse(data, kind))
+        return WeightFile(arrays, kind, metadata, (path,))
+    ends = bytes(data[:64]) + bytes(data[-8:])
+    found = (text for magic, text in _FOREIGN.items() if re.match(magic, ends))
+    raise UnsupportedFile(f"no known weights: it is {next(found, f'unknown, {ends[:16]!r}')}")
+
+
+def _index(data: memoryview) -> dict[str, Any] | None:
+    if not bytes(data[:64]).lstrip().startswith(b"{"):
+        return None
+    index = bounded_json.loads(data, what="the index of shards")
+    return index if type(index.get("weight_map")) is dict else None
+
+
+def _read_shards(path: Path, index: dict[str, Any]) -> WeightFile:
+    listed: dict[str, set[str]] = {}
+    for name, shard in index["weight_map"].items():
+        if type(shard) is not str:
+            raise CorruptFile(f"the index names no file for {name!r:.80}")
+        if not re.fullmatch(r"[^/\\:\0]+", shard) or shard in (".", ".."):
+            raise UnsafeWeights(f"the index asks for a file outside its folder: {shard!r:.80}")
+        listed.setdefault(shard, set()).add(name)
+    if len(listed) > MAX_SHARDS:
+        raise CorruptFile(f"the index lists {len(listed):,} shards, more than {MAX_SHARDS:,}")
+    if missing := [shard for shard in listed if not (path.parent / shard).is_file()]:
+        raise CorruptFile(f"shards are missing: {', '.join(missing)}")
+    metadata = index.get("metadata")
+    merged = dict(metadata) if type(metadata) is dict else {}
+    files, problems, counts = [], [], Counter[str]()
+    for shard, names in listed.items():
+        with _naming(Path(shard)):
+            files.append(_read_one(path.parent / shard, map_file(path.parent / shard)))
+        found = files[-1].arrays.keys()
+        merged |= files[-1].metadata
+        counts.update(found)
+        problems += [f"{name} is not in {shard}" for name in sorted(names - found)]
+        problems += [f"{name} is in {shard}, unlisted" for name in sorted(found - names)]
+    problems += [f"{name} is in {count} shards" for name, count in counts.items() if count > 1]
+    if len({file.format for file in files}) != 1:
+        problems.append("the shards are not all of one format")
+    if problems:
+        raise CorruptFile("the shards contradict the index: " + "; ".join(problems))
+    arrays = {name: array for file in files for name, array in file.arrays.items()}
+    return WeightFile(
+        arrays, files[0].format, merged, (path, *(path.parent / shard for shard in listed))
+    )
+
+
+def _state_dict(saved: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Returns the arrays of the state dict in what torch.save saved, and the plain rest."""
+    if type(saved) is not dict:
+        raise UnsupportedFile(f"the file holds a {type(saved).__name__}, not a state dict")
+    wrapper = next((key for key in _STATE_DICTS if _has_arrays(saved.get(key))), None)
+    chosen = saved if wrapper is None else saved[wrapper]
+    if not _has_arrays(chosen):
+        keys = ", ".join(f"{key!r:.40}" for key in list(saved)[:20])
+        raise UnsupportedFile(f"the file holds no named arrays; at its top level it has: {keys}")
+    arrays = {name: value for name, value in chosen.items() if isinstance(value, np.ndarray)}
+    if any(type(name) is not str for name in arrays):
+        raise UnsupportedFile("the file holds arrays whose names are not text")
+    rest = {**saved, **chosen} if chosen is not saved else saved
+    metadata = {
+        str(key): _numbers(value)
+        for key, value in rest.items()
+        if key not in arrays and not _has_data(value)
+    }
+    return arrays, metadata | ({"ema": wrapper} if wrapper in _AVERAGES else {})
+
+
+def _has_arrays(value: Any) -> bool:
+    return type(value) is dict and any(isinstance(item, np.ndarray) for item in value.values())
+
+
+def _has_data(value: Any) -> bool:
+    """Returns whether it holds arrays of more than one number, as an optimiser's state does."""
+    if isinstance(value, np.ndarray):
+        return value.ndim > 0
+    items = value.values() if type(value) is dict else value if type(value) in (list, tuple) else ()
+    return any(_has_data(item) for item in items)
+
+
+def _numbers(value: Any) -> Any:
+    """Returns the same with arrays of one number as that number: trackers keep accuracies so."""
+    if isinstance(value, np.ndarray):
+        return value.item()
+    if type(value) is dict:
+        return {key: _numbers(item) for key, item in value.items()}
+    return type(value)(map(_numbers, value)) if type(value) in (list, tuple) else value
+
+
+def _clean(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    names = {name: name for name in arrays if name.rpartition(".")[2] not in _COUNTERS}
+    while prefix := next((prefix for prefix in _PREFIXES if _all_begin(names, prefix)), None):
+        names = {name.removeprefix(prefix): original for name, original in names.items()}
+    return {name: arrays[original] for name, original in names.items()}
+
+
+def _all_begin(names: Iterable[str], prefix: str) -> bool:
+    names = list(names)
+    return bool(names) and all(name.startswith(prefix) and name != prefix for name in names)
+
+
+def write_safetensors(
+    path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]
+) -> None:
+    """Writes arrays beside their place, then renames: a failed write leaves what was there.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    path = Path(path)
+    content = safetensors.numpy.save(dict(arrays), dict(metadata))
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

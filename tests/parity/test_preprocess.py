@@ -1,0 +1,252 @@
+"""Preprocessing against the frameworks' own, on photographs in their real sizes and encodings.
+
+Where the reference resizes with Pillow, every bit is the same. Transformers' torchvision backend,
+its default since version 5, resizes in torch's arithmetic: its two backends differ from each other.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from timm.data.transforms_factory import transforms_imagenet_eval
+from torchvision.models import ResNet50_Weights
+from torchvision.models._meta import _IMAGENET_CATEGORIES
+from torchvision.transforms import (
+    CenterCrop,
+    Compose,
+    InterpolationMode,
+    Normalize,
+    PILToTensor,
+    Resize,
+    ToTensor,
+)
+from transformers import (
+    BitImageProcessor,
+    BitImageProcessorPil,
+    ConvNextImageProcessor,
+    ConvNextImageProcessorPil,
+    ViTImageProcessorPil,
+)
+
+from resnetjax.config import (
+    HALF_MEAN,
+    HALF_STD,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Preprocess,
+)
+from resnetjax.data import labels
+from resnetjax.data.preprocess import crop, decode, normalize, preprocess
+from resnetjax.data.preprocess_formats import (
+    from_timm,
+    from_transformers,
+    to_timm,
+    to_transformers,
+)
+
+pytestmark = pytest.mark.parity
+
+STATISTICS = {"image_mean": list(IMAGENET_MEAN), "image_std": list(IMAGENET_STD)}
+
+
+@pytest.fixture(scope="module")
+def photographs(shared_data) -> list[Path]:
+    """Thirty of the samples, all the grey ones among them."""
+
+    def is_colour(path: Path) -> bool:
+        with Image.open(path) as image:
+            return image.mode == "RGB"
+
+    paths = sorted((shared_data / "imagenet-samples").iterdir())
+    chosen = sorted(paths, key=is_colour)[:30]
+    assert [is_colour(path) for path in chosen].count(False) == 4
+    return chosen
+
+
+def as_torch_users_open(path: Path) -> Image.Image:
+    with Image.open(path) as image:
+        return image.convert("RGB")
+
+
+def channels_last(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.permute(1, 2, 0).numpy()
+
+
+def assert_same_bits(photographs, config: Preprocess, reference) -> None:
+    for path in photographs:
+        expected = channels_last(reference(as_torch_users_open(path)))
+        np.testing.assert_array_equal(preprocess(path, config), expected, err_msg=path.name)
+
+
+@pytest.mark.parametrize("weights", list(ResNet50_Weights), ids=lambda weights: weights.name)
+def test_torchvision_weights_transforms_are_the_same_bits(photographs, weights):
+    reference = weights.transforms()
+    config = Preprocess(resize_px=reference.resize_size[0])
+    assert_same_bits(photographs, config, reference)
+
+
+@pytest.mark.parametrize("crop_px", [(224, 224), (300, 225), (600, 31)])
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos"])
+def test_torchvision_resize_and_crop_are_the_same_pixels(photographs, crop_px, interpolation):
+    # 600 is more than most of these edges: black is padded.
+    config = Preprocess(crop_px=crop_px, resize_px=237, interpolation=interpolation)
+    mode = InterpolationMode(interpolation)
+    reference = Compose([Resize(237, mode), CenterCrop(crop_px), PILToTensor()])
+    for path in photographs[:10]:
+        expected = channels_last(reference(as_torch_users_open(path)))
+        np.testing.assert_array_equal(crop(decode(path), config), expected, err_msg=path.name)
+
+
+def test_torchvision_crops_without_resizing_are_the_same_pixels(photographs):
+    config = Preprocess(crop_px=(333, 477), resize_mode="none", resize_px=None)
+    reference = Compose(
+        [CenterCrop((333, 477)), ToTensor(), Normalize(IMAGENET_MEAN, IMAGENET_STD)]
+    )
+    assert_same_bits(photographs, config, reference)
+
+
+def test_every_pixel_value_normalises_to_torch_s_bits():
+    pixels = np.broadcast_to(np.arange(256, dtype=np.uint8)[:, None, None], (256, 1, 3)).copy()
+    for mean, std in ((IMAGENET_MEAN, IMAGENET_STD), (HALF_MEAN, HALF_STD)):
+        expected = channels_last(Compose([ToTensor(), Normalize(mean, std)])(pixels))
+        np.testing.assert_array_equal(normalize(pixels, Preprocess(mean=mean, std=std)), expected)
+
+
+TIMM = {
+    "a1_in1k": {"crop_pct": 0.95, "interpolation": "bicubic"},
+    "a1_in1k test": {"input_size": (3, 288, 288), "crop_pct": 1.0, "interpolation": "bicubic"},
+    "tv_in1k": {"crop_pct": 0.875, "interpolation": "bilinear"},
+    "tv2_in1k": {"crop_pct": 0.965, "interpolation": "bilinear"},
+    "bit 448": {
+        "input_size": (3, 448, 448),
+        "crop_pct": 1.0,
+        "interpolation": "bilinear",
+        "mean": HALF_MEAN,
+        "std": HALF_STD,
+    },
+    "squash": {"crop_pct": 1.0, "crop_mode": "squash", "interpolation": "bicubic"},
+    "squash and crop": {"crop_pct": 0.9, "crop_mode": "squash", "interpolation": "bilinear"},
+    "wide": {"input_size": (3, 192, 256), "crop_pct": 0.9, "interpolation": "bicubic"},
+    "tall squash": {
+        "input_size": (3, 256, 192),
+        "crop_pct": 0.875,
+        "crop_mode": "squash",
+        "interpolation": "bilinear",
+    },
+}
+
+
+@pytest.mark.parametrize("pretrained_cfg", TIMM.values(), ids=list(TIMM))
+def test_timm_evaluation_transforms_are_the_same_bits(photographs, pretrained_cfg):
+    config = from_timm(pretrained_cfg)
+    for fields in (pretrained_cfg, to_timm(config)):
+        options = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD, **fields}
+        size = options.pop("input_size", (3, 224, 224))[1:]
+        reference = transforms_imagenet_eval(img_size=size, **options)
+        assert_same_bits(photographs, config, reference)
+
+
+TRANSFORMERS = {
+    "resnet 224": (ConvNextImageProcessorPil, {"size": {"shortest_edge": 224}, "resample": 3}),
+    "resnet 224, crop_pct 0.95": (
+        ConvNextImageProcessorPil,
+        {"size": {"shortest_edge": 224}, "resample": 3, "crop_pct": 0.95},
+    ),
+    "resnet 384": (ConvNextImageProcessorPil, {"size": {"shortest_edge": 384}, "resample": 3}),
+    "bit 448": (
+        BitImageProcessorPil,
+        {
+            "size": {"shortest_edge": 448},
+            "crop_size": {"height": 448, "width": 448},
+            "resample": 2,
+        },
+    ),
+    "bit padded": (
+        BitImageProcessorPil,
+        {
+            "size": {"shortest_edge": 224},
+            "crop_size": {"height": 301, "width": 300},
+            "resample": 1,
+        },
+    ),
+    "vit": (ViTImageProcessorPil, {"size": {"height": 224, "width": 320}, "resample": 2}),
+}
+
+
+@pytest.mark.parametrize(("processor", "fields"), TRANSFORMERS.values(), ids=list(TRANSFORMERS))
+def test_transformers_pil_processors_are_the_same_bits(photographs, processor, fields):
+    reference = processor(**STATISTICS, **fields)
+    config = from_transformers(reference.to_dict())
+    for path in photographs:
+        image = as_torch_users_open(path)
+        expected = reference(image, return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
+        np.testing.assert_array_equal(preprocess(path, config), expected, err_msg=path.name)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Preprocess(interpolation="bicubic", crop_rounding="floor"),
+        Preprocess(crop_px=(384, 384), resize_px=438, crop_rounding="floor"),
+        Preprocess(resize_mode="squash", resize_px=(240, 256), crop_rounding="floor"),
+        Preprocess(divisor=127.5, mean=(1.0,) * 3, std=(1.0,) * 3, crop_rounding="floor"),
+    ],
+)
+def test_transformers_reads_what_is_written_for_it(photographs, config):
+    fields = to_transformers(config)
+    processors = {
+        "ConvNextImageProcessor": ConvNextImageProcessorPil,
+        "BitImageProcessor": BitImageProcessorPil,
+    }
+    reference = processors[fields.pop("image_processor_type")](**fields)
+    for path in photographs[:10]:
+        image = as_torch_users_open(path)
+        expected = reference(image, return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
+        np.testing.assert_array_equal(preprocess(path, config), expected, err_msg=path.name)
+
+
+@pytest.mark.parametrize(
+    ("processor", "fields", "levels", "share_beyond_one"),
+    [
+        (ConvNextImageProcessor, {"size": {"shortest_edge": 224}, "resample": 3}, 2, 2e-6),
+        # All hundred samples: 0.04 levels on average, 0.02 % beyond one.
+        (ConvNextImageProcessor, {"size": {"shortest_edge": 384}, "resample": 3}, 16, 1e-3),
+        (BitImageProcessor, {"size": {"shortest_edge": 256}, "resample": 2}, 1, 0),
+    ],
+    ids=["resnet 224 bicubic", "resnet 384 bicubic", "bit bilinear"],
+)
+def test_transformers_torchvision_processors_differ_as_little_as_was_measured(
+    photographs, processor, fields, levels, share_beyond_one
+):
+    reference = processor(**fields, do_rescale=False, do_normalize=False)
+    config = from_transformers(reference.to_dict() | STATISTICS)
+    differences = []
+    for path in photographs:
+        expected = reference(as_torch_users_open(path), return_tensors="pt")["pixel_values"][0]
+        difference = crop(decode(path), config).astype(int) - channels_last(expected)
+        differences.append(np.abs(difference))
+    assert np.max(differences) <= levels
+    assert np.mean(np.greater(differences, 1)) <= share_beyond_one
+    assert np.mean(differences) < 0.07
+
+
+@pytest.mark.parametrize("processor", [ConvNextImageProcessor, BitImageProcessor])
+def test_transformers_torchvision_processors_normalise_to_six_digits(photographs, processor):
+    # They fold the scale into mean and standard deviation.
+    reference = processor(**STATISTICS, do_resize=False, do_center_crop=False)
+    image = as_torch_users_open(photographs[-1])
+    expected = channels_last(reference(image, return_tensors="pt")["pixel_values"][0])
+    np.testing.assert_allclose(normalize(np.asarray(image), Preprocess()), expected, atol=5e-7)
+
+
+def test_imagenet_names_hold_those_of_torchvision():
+    names = labels.get("imagenet_1k").names
+    differing = [
+        (theirs, ours)
+        for theirs, ours in zip(_IMAGENET_CATEGORIES, names, strict=True)
+        if theirs not in ours.split(", ")
+    ]
+    # torchvision tells these two from their namesakes.
+    assert differing == [("crane bird", "crane"), ("maillot tank suit", "maillot, tank suit")]

@@ -1,0 +1,377 @@
+import contextlib
+import io
+import os
+import struct
+import time
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from resnetjax.errors import CorruptFile, ResNetJAXError, UnsafeWeights, UnsupportedFile
+from resnetjax.weights import torch_file
+from tests.weights.torch_bytes import (
+    SIX,
+    integer,
+    legacy_bytes,
+    mapping,
+    named,
+    sequence,
+    storage,
+    tar_bytes,
+    tar_of,
+    tensor,
+    text,
+    zip_bytes,
+)
+
+EXPECTED = np.arange(6, dtype=np.float32).reshape(2, 3)
+N = b"N"
+
+
+@pytest.fixture
+def read(tmp_path):
+    def read_bytes(content: bytes):
+        path = tmp_path / "weights.any"
+        path.write_bytes(content)
+        return torch_file.read(path)
+
+    return read_bytes
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        zip_bytes(mapping(w=tensor())),
+        zip_bytes(mapping(w=tensor()), compression=zipfile.ZIP_DEFLATED),
+        legacy_bytes(mapping(w=tensor(view=N))),
+        tar_bytes(mapping(w=integer(2) + b"Q")),
+        tar_bytes(mapping(w=text("2") + b"Q")),
+    ],
+    ids=["zip", "zip-deflated", "legacy", "tar", "tar-text-ids"],
+)
+def test_every_container_gives_the_array(read, content):
+    array = read(content)["w"]
+    assert array.dtype == np.float32
+    np.testing.assert_array_equal(array, EXPECTED)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"shape": (3, 2), "strides": (1, 3)}, EXPECTED.T),
+        ({"shape": (2,), "strides": (1,), "offset": 4}, [4, 5]),
+        ({"shape": (2,), "strides": (3,), "offset": 2}, [2, 5]),
+        ({"shape": (), "strides": (), "offset": 5}, 5),
+        ({"shape": (4, 2), "strides": (0, 1)}, [[0, 1]] * 4),
+        ({"shape": (0, 7), "strides": (7, 1)}, np.zeros((0, 7))),
+        ({"shape": (0,), "strides": (1,), "offset": 6}, []),
+    ],
+    ids=["transposed", "offset", "column", "no-dimensions", "expanded", "empty", "empty-at-end"],
+)
+def test_shape_strides_and_offset_pick_the_elements(read, fields, expected):
+    np.testing.assert_array_equal(read(zip_bytes(tensor(**fields))), expected)
+
+
+def test_tensors_of_one_storage_share_its_bytes(read):
+    head = tensor(shape=(3,), strides=(1,))
+    first, second = read(zip_bytes(sequence(tensor(), head)))
+    assert np.shares_memory(first, second)
+
+
+def test_a_legacy_storage_may_be_a_view_of_another(read):
+    view = sequence(text("view"), integer(2), integer(3))
+    part = tensor(shape=(3,), strides=(1,), view=view)
+    np.testing.assert_array_equal(read(legacy_bytes(part)), [2, 3, 4])
+
+
+def test_a_tar_storage_may_be_a_view_of_another(read):
+    view = b"](" + sequence(*map(integer, (9, 1, 2, 3))) + b"e"
+    np.testing.assert_array_equal(read(tar_bytes(integer(9) + b"Q", views=view)), [2, 3, 4])
+
+
+def test_a_storage_alone_is_a_flat_array(read):
+    np.testing.assert_array_equal(read(zip_bytes(storage())), np.arange(6))
+
+
+def test_parameters_are_arrays(read):
+    arguments = sequence(tensor(), b"\x88", named("collections", "OrderedDict") + b")R")
+    parameter = named("torch._utils", "_rebuild_parameter") + arguments + b"R"
+    np.testing.assert_array_equal(read(zip_bytes(parameter)), EXPECTED)
+
+
+def test_arrays_of_a_zip_file_are_views_of_the_mapped_file(tmp_path):
+    size = 2**24
+    path = tmp_path / "large.pth"
+    pickled = tensor(size=size, shape=(size,), strides=(1,))
+    path.write_bytes(zip_bytes(pickled, {"0": bytes(4 * size)}))
+    before = _resident_bytes()
+    array = torch_file.read(path)
+    assert not array.flags.writeable
+    assert _resident_bytes() - before < 8 * 2**20
+
+
+def _resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+
+@pytest.mark.parametrize("depth", [20, 60])
+def test_moderate_nesting_is_read(read, depth):
+    value = read(zip_bytes(b")" + b"\x85" * depth))
+    for _ in range(depth):
+        (value,) = value
+    assert value == ()
+
+
+def zip_with(change) -> bytes:
+    """A zip file after `change` edited its bytes."""
+    content = bytearray(zip_bytes(mapping(w=tensor())))
+    change(content)
+    return bytes(content)
+
+
+def directory(content: bytearray, member: int) -> int:
+    """Returns where a member's entry in the central directory begins."""
+    position = -1
+    for _ in range(member + 1):
+        position = content.index(b"PK\1\2", position + 1)
+    return position
+
+
+def overlap(content: bytearray) -> None:
+    # The header of data/0 in the directory now points at that of byteorder; names are equalised.
+    first, second = directory(content, 1), directory(content, 2)
+    content[second + 42 : second + 46] = content[first + 42 : first + 46]
+    content[second + 46 : second + 63] = content[first + 46 : first + 63]
+
+
+def quoted_overlap() -> bytes:
+    """Two members of different names whose bytes are the same: data/1 lies inside data/0."""
+    inner = io.BytesIO()
+    with zipfile.ZipFile(inner, "w") as archive:
+        archive.writestr("archive/data/1", SIX)
+    local = inner.getvalue()[: 30 + len("archive/data/1") + len(SIX)]
+    content = bytearray(zip_bytes(tensor(), {"0": local, "1": SIX}))
+    entry = directory(content, 3)
+    struct.pack_into("<I", content, entry + 42, content.index(local))
+    return bytes(content)
+
+
+def bomb(*, declared: int, actual: int) -> bytes:
+    content = bytearray(
+        zip_bytes(mapping(w=tensor()), {"0": bytes(actual)}, compression=zipfile.ZIP_DEFLATED)
+    )
+    struct.pack_into("<I", content, directory(content, 2) + 24, declared)
+    return bytes(content)
+
+
+def doubled(depth: int) -> bytes:
+    """Pairs of the pair before, twice: 2 ** depth leaves in 5 * depth bytes."""
+    return b")" + b"".join(b"q%ch%c\x86" % (i, i) for i in range(depth))
+
+
+EXPANDED = {"shape": (2**40,), "strides": (0,)}
+MALICIOUS = {
+    "os-system-in-zip": (zip_bytes(b"cos\nsystem\n" + text("touch CANARY") + b"\x85R"), "unsafe"),
+    "os-system-in-legacy": (
+        legacy_bytes(b"cos\nsystem\n" + text("touch CANARY") + b"\x85R"),
+        "unsafe",
+    ),
+    "os-system-in-tar-CVE-2025-32434": (
+        tar_bytes(b"cos\nsystem\n" + text("touch CANARY") + b"\x85R"),
+        "unsafe",
+    ),
+    "os-system-in-the-legacy-key-list": (
+        legacy_bytes(tensor(view=N)).replace(
+            b"\x80\x02](" + text("0") + b"e.", b"\x80\x02cos\nsystem\n."
+        ),
+        "unsafe",
+    ),
+    "os-system-in-tar-storages": (
+        tar_bytes(integer(2) + b"Q", views=b"cos\nsystem\n" + text("x") + b"\x85R"),
+        "unsafe",
+    ),
+    "module-in-a-persistent-id": (
+        zip_bytes(sequence(text("module"), N, N, N, N) + b"Q"),
+        "unsafe",
+    ),
+    "storage-larger-than-its-record-CVE-2026-24747": (
+        zip_bytes(tensor(size=600, shape=(600,), strides=(1,))),
+        "corrupt",
+    ),
+    "storage-smaller-than-its-record": (
+        zip_bytes(tensor(size=3, shape=(3,), strides=(1,))),
+        "corrupt",
+    ),
+    "storage-of-a-wider-dtype-CVE-2026-24747": (zip_bytes(tensor(dtype="float64")), "corrupt"),
+    "storage-of-two-sizes-in-legacy": (
+        legacy_bytes(sequence(tensor(view=N), tensor(view=N, dtype="float64"))),
+        "corrupt",
+    ),
+    "storage-of-negative-size": (zip_bytes(tensor(size=-6)), "corrupt"),
+    "storage-of-huge-size": (zip_bytes(tensor(size=2**62)), "corrupt"),
+    "storage-size-a-text": (
+        zip_bytes(tensor().replace(integer(6), text("6"), 1)),
+        "corrupt",
+    ),
+    "storage-key-leaves-the-archive": (zip_bytes(tensor(key="../../../etc/passwd")), "corrupt"),
+    "legacy-record-of-negative-size": (
+        legacy_bytes(tensor(view=N), {"0": (-6, SIX)}),
+        "corrupt",
+    ),
+    "legacy-record-of-huge-size": (legacy_bytes(tensor(view=N), {"0": (2**62, SIX)}), "corrupt"),
+    "legacy-declares-terabytes": (
+        legacy_bytes(tensor(view=N, size=2**40), {"0": (2**40, SIX)}),
+        "corrupt",
+    ),
+    "legacy-key-twice": (legacy_bytes(tensor(view=N), keys=["0", "0"]), "corrupt"),
+    "legacy-key-unknown": (legacy_bytes(tensor(view=N), keys=["1"]), "corrupt"),
+    "legacy-view-out-of-bounds": (
+        legacy_bytes(tensor(view=sequence(text("v"), integer(4), integer(6)))),
+        "corrupt",
+    ),
+    "legacy-view-negative": (
+        legacy_bytes(tensor(view=sequence(text("v"), integer(-4), integer(6)))),
+        "corrupt",
+    ),
+    "offset-out-of-bounds": (zip_bytes(tensor(offset=1)), "corrupt"),
+    "offset-negative": (zip_bytes(tensor(offset=-1)), "corrupt"),
+    "offset-that-overflows": (zip_bytes(tensor(offset=2**62)), "corrupt"),
+    "strides-out-of-bounds": (zip_bytes(tensor(strides=(4, 1))), "corrupt"),
+    "strides-negative": (zip_bytes(tensor(strides=(-3, 1), offset=3)), "corrupt"),
+    "strides-that-overflow": (zip_bytes(tensor(strides=(2**62, 2**62))), "corrupt"),
+    "strides-of-another-length": (zip_bytes(tensor(strides=(1,))), "corrupt"),
+    "shape-negative": (zip_bytes(tensor(shape=(-2, -3))), "corrupt"),
+    "shape-that-overflows": (
+        zip_bytes(tensor(shape=(2**62, 4), strides=(0, 0))),
+        "unsafe-or-corrupt",
+    ),
+    "shape-empty-and-huge": (
+        zip_bytes(tensor(shape=(0, 2**62, 2**62), strides=(1, 1, 1))),
+        "corrupt",
+    ),
+    "shape-of-many-dimensions": (zip_bytes(tensor(shape=(1,) * 65, strides=(1,) * 65)), "corrupt"),
+    "terabytes-by-stride-zero": (zip_bytes(tensor(**EXPANDED)), "unsafe"),
+    "tensor-of-a-tensor": (
+        zip_bytes(tensor().replace(storage(), tensor())),
+        "corrupt",
+    ),
+    "tar-shape-out-of-bounds": (tar_bytes(integer(2) + b"Q", shape=(3, 3)), "corrupt"),
+    "tar-shape-negative": (tar_bytes(integer(2) + b"Q", shape=(-2, 3)), "corrupt"),
+    "tar-storage-of-huge-size": (tar_bytes(integer(2) + b"Q", size=2**61), "corrupt"),
+    "tar-of-unknown-id": (tar_bytes(integer(7) + b"Q"), "corrupt"),
+    "tar-with-other-files": (tar_of([("../../canary", b"x")]), "unsupported"),
+    "tar-member-twice": (tar_of([("pickle", b"x"), ("pickle", b"x")]), "unsafe"),
+    "tar-member-missing": (tar_of([("pickle", b"x")]), "corrupt"),
+    "zip-name-with-dots": (zip_bytes(tensor(), extra=[("archive/../../canary", "x")]), "unsafe"),
+    "zip-name-absolute": (zip_bytes(tensor(), extra=[("/tmp/canary", "x")]), "unsafe"),
+    "zip-name-with-backslash": (
+        zip_bytes(tensor(), extra=[("archive\\..\\canary", "x")]),
+        "unsafe",
+    ),
+    "zip-name-with-drive": (zip_bytes(tensor(), extra=[("C:/canary", "x")]), "unsafe"),
+    "zip-name-in-two-cases": (zip_bytes(tensor(), extra=[("archive/DATA.PKL", "x")]), "unsafe"),
+    "zip-with-two-pickles": (zip_bytes(tensor(), extra=[("other/data.pkl", "x")]), "unsupported"),
+    "zip-overlap-of-two-members": (quoted_overlap(), "unsafe"),
+    "zip-one-member-twice": (zip_with(overlap), "unsafe-or-corrupt"),
+    "zip-bomb-declared": (bomb(declared=2**31, actual=2**20), "unsafe"),
+    "zip-bomb-undeclared": (bomb(declared=24, actual=2**26), "corrupt"),
+    "zip-bomb-that-falls-short": (bomb(declared=2**21, actual=2**20), "corrupt"),
+    "zip-encrypted": (
+        zip_with(lambda c: c.__setitem__(directory(c, 0) + 8, 1)),
+        "unsupported",
+    ),
+    "zip-compressed-otherwise": (
+        zip_bytes(tensor(), compression=zipfile.ZIP_BZIP2),
+        "unsupported",
+    ),
+    "zip-with-bytes-behind": (zip_bytes(tensor()) + b"PK", "corrupt"),
+    "zip-with-bytes-in-front": (b"PK\3\4" + zip_bytes(tensor()), "corrupt"),
+    "zip-torchscript": (zip_bytes(tensor(), extra=[("archive/constants.pkl", "x")]), "unsupported"),
+    "list-that-holds-itself": (zip_bytes(b"]q\x00h\x00a"), "unsafe"),
+    "pair-doubled-often": (zip_bytes(doubled(60)), "unsafe"),
+    "tuple-of-great-depth": (zip_bytes(b")" + b"\x85" * 500_000), "unsafe"),
+    "deep-shape": (
+        zip_bytes(tensor().replace(sequence(integer(2), integer(3)), b")" + b"\x85" * 300_000)),
+        "corrupt",
+    ),
+    "deep-storage-key": (
+        zip_bytes(tensor().replace(text("0"), b")" + b"\x85" * 300_000, 1)),
+        "corrupt",
+    ),
+}
+ERRORS = {
+    "unsafe": UnsafeWeights,
+    "corrupt": CorruptFile,
+    "unsupported": UnsupportedFile,
+    "unsafe-or-corrupt": (UnsafeWeights, CorruptFile),
+}
+
+
+@pytest.mark.parametrize("name", MALICIOUS)
+def test_a_malicious_file_is_refused_within_a_second(read, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    content, error = MALICIOUS[name]
+    started = time.perf_counter()
+    with pytest.raises(ERRORS[error]):
+        read(content.replace(b"touch CANARY", b"touch canary"))
+    assert time.perf_counter() - started < 1
+    assert [path.name for path in tmp_path.iterdir()] == ["weights.any"]
+
+
+def test_a_zip_name_twice_is_refused(read):
+    with pytest.warns(UserWarning, match="Duplicate name"):
+        content = zip_bytes(tensor(), extra=[("archive/data/0", bytes(24))])
+    with pytest.raises(UnsafeWeights, match="twice"):
+        read(content)
+
+
+def test_a_link_in_a_tar_file_is_refused(read):
+    content = bytearray(tar_of([("storages", b"")]))
+    header = content.index(b"storages", 1024)
+    content[header + 156] = ord("2")
+    content[header + 157 : header + 168] = b"/etc/passwd"
+    with pytest.raises(UnsafeWeights, match="link"):
+        read(bytes(content))
+
+
+def test_a_big_endian_file_is_refused(read):
+    content = zip_bytes(tensor()).replace(b"little", b"big\0\0\0")
+    with pytest.raises(UnsupportedFile, match="big-endian"):
+        read(content)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        zip_bytes(mapping(w=tensor())),
+        legacy_bytes(mapping(w=tensor(view=N))),
+        tar_bytes(mapping(w=integer(2) + b"Q")),
+    ],
+    ids=["zip", "legacy", "tar"],
+)
+def test_a_mutated_file_is_read_or_refused_by_a_named_error(read, content):
+    rng = np.random.default_rng(zlib.crc32(content))
+    slowest = 0.0
+    for _ in range(300):
+        mutated = np.frombuffer(content, np.uint8).copy()
+        places = rng.integers(0, len(mutated), size=rng.integers(1, 8))
+        mutated[places] = rng.integers(0, 256, size=len(places))
+        cut = len(mutated) if rng.random() < 0.7 else rng.integers(0, len(mutated))
+        started = time.perf_counter()
+        with contextlib.suppress(ResNetJAXError):
+            read(mutated[:cut].tobytes())
+        slowest = max(slowest, time.perf_counter() - started)
+    assert slowest < 1
+
+
+@pytest.mark.parametrize("name", ["resnet20-12fca82f.th", "resnet32-d509ac18.th"])
+def test_a_real_legacy_file_is_read(shared_weights, name):
+    path = shared_weights / name
+    if not path.exists():
+        pytest.skip(f"{path} is absent")
+    saved = torch_file.read(path)
+    assert set(saved) == {"best_prec1", "state_dict"}
+    assert saved["state_dict"]["module.conv1.weight"].shape == (16, 3, 3, 3)
