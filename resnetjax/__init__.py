@@ -1,4 +1,4 @@
-"""ResNets in pure JAX: every ResNet that people hold weights for, converted, proven, and ready to run or train.
+"""ResNets in pure JAX: every one that people hold weights for, converted and proven.
 
 Example:
     >>> import resnetjax as rj
@@ -14,19 +14,21 @@ if TYPE_CHECKING:
     from resnetjax.infer.predict import Prediction, predict
     from resnetjax.nn.resnet import ResNet
     from resnetjax.presets import names
-    from resnetjax.zoo import Pretrained, Source, create, load, save
+    from resnetjax.pretrained import Pretrained, Source
+    from resnetjax.zoo import create, load, save
 
 __version__ = "0.1.0"
 
-# Where each public name lives: imported when it is first used, so that `import resnetjax` costs nothing.
+# Where each public name lives: imported when it is first used, so that `import resnetjax` costs
+# nothing.
 _HOMES = {
     "Labels": "config",
     "Prediction": "infer.predict",
     "Preprocess": "config",
-    "Pretrained": "zoo",
+    "Pretrained": "pretrained",
     "ResNet": "nn.resnet",
     "ResNetConfig": "config",
-    "Source": "zoo",
+    "Source": "pretrained",
     "create": "zoo",
     "features": "infer.features",
     "load": "zoo",

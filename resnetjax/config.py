@@ -1,7 +1,7 @@
 """What a net is, what goes in and what comes out, as three frozen dataclasses that import no JAX.
 
-`ResNetConfig` says what to build; `resnetjax.plan.plan` resolves it into the explicit list of convolutions,
-norms and shortcuts that everything else reads.
+`ResNetConfig` says what to build; `resnetjax.plan.plan` resolves it into the explicit list of
+convolutions, norms and shortcuts that everything else reads.
 """
 
 import dataclasses
@@ -31,56 +31,67 @@ MAX_EDGE_PX = 8192
 
 @dataclass(frozen=True, kw_only=True)
 class ResNetConfig:
-    """The architecture of one ResNet; the defaults are torchvision's ResNet-50 (v1.5, without zero-init).
+    """The architecture of one ResNet; the defaults are torchvision's ResNet-50 (v1.5).
 
     Attributes:
         block: Two 3x3 convolutions ("basic") or 1x1, 3x3, 1x1 with four times the width at the end
             ("bottleneck"); a tuple gives each stage its own.
         depths: Number of blocks of each stage.
         widths: Channels of the 3x3 convolutions of each stage (torchvision's planes).
-        order: "post" (v1: convolution, norm, activation) or "pre" (v2: norm, activation, convolution).
-        stride_on: Which convolution of a block carries its stride: "reduce" (a bottleneck's first 1x1: v1),
-            "spatial" (its 3x3, or a basic block's first: v1.5) or "last_spatial" (a basic block's second:
-            KerasCV v2). With "last_spatial" only that convolution is dilated.
+        order: "post" (v1: convolution, norm, activation) or "pre" (v2: norm, activation,
+            convolution).
+        stride_on: Which convolution of a block carries its stride: "reduce" (a bottleneck's first
+            1x1: v1),
+            "spatial" (its 3x3, or a basic block's first: v1.5) or "last_spatial" (a basic block's
+            second: KerasCV v2). With "last_spatial" only that convolution is dilated.
         stride_block: Whether a stage strides in its "first" block or, with a subsampled identity as
             shortcut, in its "last" (slim, keras.applications v2, KerasCV v2).
         strides: Stride of each stage.
         dilations: Dilation of each stage's 3x3 convolutions.
-        dilation_rule: What a dilated stage's first block does: take the rate of the stage before in its first
-            3x3 ("previous": timm, torchvision), stay undilated ("undilated": KerasCV v2), or take the stage's
-            own rate ("uniform": slim).
+        dilation_rule: What a dilated stage's first block does: take the rate of the stage before in
+            its first 3x3 ("previous": timm, torchvision), stay undilated ("undilated": KerasCV v2),
+            or take the stage's own rate ("uniform": slim).
         output_stride: Asks for this total stride; the strides beyond it turn into dilations.
-        stem: One 7x7 convolution of stride 2 ("conv7"), three 3x3 ("deep": half, half, full width; "tiered":
-            3/8, half, full width), or one 3x3 of stride 1 ("conv3", for CIFAR).
+        stem: One 7x7 convolution of stride 2 ("conv7"), three 3x3 ("deep": half, half, full width;
+            "tiered": 3/8, half, full width), or one 3x3 of stride 1 ("conv3", for CIFAR).
         stem_width: Channels that the stem puts out.
-        stem_pool: A 3x3 max-pool of stride 2, a 3x3 convolution of stride 2 with norm and activation
-            ("conv", as in ResNet-RS), or "none".
+        stem_pool: A 3x3 max-pool of stride 2, a 3x3 convolution of stride 2 with norm and
+            activation ("conv", as in ResNet-RS), or "none".
         stem_pool_padding: As `padding`, for the stem's pool.
-        stem_pool_value: What the stem's max-pool is padded with. It matters in v2, where no ReLU comes first.
-        shortcut: Projection by a strided 1x1 convolution, by average pool and 1x1 ("avg_conv": D variants), or
-            none: subsample and pad the channels with zeros on both sides ("pad": option A of He et al.).
+        stem_pool_value: What the stem's max-pool is padded with. It matters in v2, where no ReLU
+            comes first.
+        shortcut: Projection by a strided 1x1 convolution, by average pool and 1x1 ("avg_conv": D
+            variants), or none: subsample and pad the channels with zeros on both sides ("pad":
+            option A of He et al.).
         shortcut_norm: Whether a projection is normalised; v2 never does.
         shortcut_kernel: Size of a strided projection's kernel: 1, or 3 in SENet-154.
-        projections: Whether each stage's first block projects; None projects where the shape changes.
-        antialias: Replace strides by stride 1 and a pool: binomial "blur" (Zhang 2019) or "average".
+        projections: Whether each stage's first block projects; None projects where the shape
+            changes.
+        antialias: Replace strides by stride 1 and a pool: binomial "blur" (Zhang 2019) or
+            "average".
         groups: Groups of a bottleneck's 3x3 (ResNeXt's cardinality).
         group_width: Channels of each group where the width is 64 (torchvision's width_per_group).
         reduce_first: Divides the features of each block's first convolution (2 in SENet-154).
-        padding: "torch" pads both sides alike; "same" as TensorFlow does, (0, 1) for stride 2 on even inputs.
+        padding: "torch" pads both sides alike; "same" as TensorFlow does, (0, 1) for stride 2 on
+            even inputs.
         norm: Batch or group norm.
         norm_groups: Number of groups of a group norm.
         norm_eps: Added to the variance.
         norm_decay: Share of the running statistics kept at each update (1 - torch's momentum).
         conv_bias: Which convolutions have a bias: "none", "all", or a tuple of sites.
-        weight_standardization_eps: None, or the epsilon within the square root that standardises each kernel.
-        activation: After the stem and after each addition; in v2 of each block's first norm and the last one.
+        weight_standardization_eps: None, or the epsilon within the square root that standardises
+            each kernel.
+        activation: After the stem and after each addition; in v2 of each block's first norm and the
+            last one.
         inner_activation: Between a block's convolutions; None means `activation`.
-        attention: Channel attention at the end of each residual branch: squeeze-excite, ECA, or none.
+        attention: Channel attention at the end of each residual branch: squeeze-excite, ECA, or
+            none.
         se_ratio: Squeeze-excite's bottleneck, as a share of the block's output channels.
         drop_path_rate: Stochastic depth of the last block; rises linearly from 0 at the first.
         block_dropout: Dropout before each block's last convolution (wide ResNets).
         dropout: Dropout before the head.
-        zero_init_residual: Start each residual branch at zero (last norm's scale; in v2 the last kernel).
+        zero_init_residual: Start each residual branch at zero (last norm's scale; in v2 the last
+            kernel).
         in_channels: Channels of the image.
         num_classes: Outputs of the head; 0 leaves the head away.
 
@@ -93,7 +104,8 @@ class ResNetConfig:
         >>> ResNetConfig(depths=(3, 4, 6, 3), stem="conv9")
         Traceback (most recent call last):
         ...
-        resnetjax.errors.ConfigError: stem='conv9' is not allowed: use 'conv7', 'deep', 'tiered' or 'conv3'
+        resnetjax.errors.ConfigError: stem='conv9' is not allowed: use 'conv7', 'deep', 'tiered' or
+        'conv3'
     """
 
     block: BlockKind | tuple[BlockKind, ...] = "bottleneck"
@@ -143,10 +155,21 @@ class ResNetConfig:
         for name in ("block", "widths", "strides", "dilations", "projections"):
             value = getattr(self, name)
             if isinstance(value, tuple):
-                require(self, name, len(value) == stages, f"{stages} values, one for each of depths")
+                require(
+                    self, name, len(value) == stages, f"{stages} values, one for each of depths"
+                )
         for name in ("depths", "widths", "strides", "dilations"):
-            require(self, name, all(i >= 1 for i in getattr(self, name)) and stages, "1 or more each")
-        for name in ("stem_width", "groups", "group_width", "reduce_first", "norm_groups", "in_channels"):
+            require(
+                self, name, all(i >= 1 for i in getattr(self, name)) and stages, "1 or more each"
+            )
+        for name in (
+            "stem_width",
+            "groups",
+            "group_width",
+            "reduce_first",
+            "norm_groups",
+            "in_channels",
+        ):
             require(self, name, getattr(self, name) >= 1, "1 or more")
         require(self, "num_classes", self.num_classes >= 0, "0 (no head) or more")
         for name in ("drop_path_rate", "block_dropout", "dropout"):
@@ -155,7 +178,9 @@ class ResNetConfig:
         require(self, "norm_eps", self.norm_eps > 0, "above 0")
         require(self, "se_ratio", 0 < self.se_ratio <= 1, "above 0 and at most 1")
         epsilon = self.weight_standardization_eps
-        require(self, "weight_standardization_eps", epsilon is None or epsilon > 0, "None or above 0")
+        require(
+            self, "weight_standardization_eps", epsilon is None or epsilon > 0, "None or above 0"
+        )
         self._check_combinations()
 
     def _check_combinations(self) -> None:
@@ -171,17 +196,27 @@ class ResNetConfig:
             require(self, "antialias", self.antialias == "none", "'none' with order='pre'")
         if self.antialias != "none":
             require(self, "stem_pool", self.stem_pool != "conv", "'max' or 'none' with antialias")
+        if self.stem == "deep":
+            require(
+                self, "stem_width", self.stem_width % 2 == 0, "a multiple of 2 with stem='deep'"
+            )
         if self.stem == "tiered":
-            require(self, "stem_width", self.stem_width % 8 == 0, "a multiple of 8 with stem='tiered'")
+            require(
+                self, "stem_width", self.stem_width % 8 == 0, "a multiple of 8 with stem='tiered'"
+            )
         if self.norm == "group":
             groups = math.gcd(self.stem_width, *self.widths)
             fits = groups % self.norm_groups == 0
             require(self, "norm_groups", fits, f"a divisor of stem_width and widths (of {groups})")
         if self.output_stride is not None:
             plain = all(rate == 1 for rate in self.dilations)
-            require(self, "dilations", plain, "1 in every stage with output_stride, which sets them")
+            require(
+                self, "dilations", plain, "1 in every stage with output_stride, which sets them"
+            )
             most = self.stem_stride * math.prod(self.strides)
-            require(self, "output_stride", self.output_stride <= most, f"at most the net's own, {most}")
+            require(
+                self, "output_stride", self.output_stride <= most, f"at most the net's own, {most}"
+            )
 
     @property
     def blocks(self) -> tuple[BlockKind, ...]:

@@ -1,7 +1,7 @@
-"""Every error that resnetjax raises on purpose.
+"""Every error that resnetjax raises on purpose, and its one warning.
 
-Each is also the built-in error that a caller would expect (`ValueError`, `LookupError`, ...), so that code
-which knows nothing of resnetjax still catches the right thing.
+Each is also the built-in error that a caller would expect (`ValueError`, `LookupError`, ...), so
+that code which knows nothing of resnetjax still catches the right thing.
 """
 
 
@@ -10,7 +10,7 @@ class ResNetJAXError(Exception):
 
 
 class ConfigError(ResNetJAXError, ValueError):
-    """A configuration field holds a value that is not allowed; the message names field, value and choices."""
+    """A configuration field holds what is not allowed; the message names field, value, choices."""
 
 
 class UnknownName(ResNetJAXError, LookupError):
@@ -18,7 +18,7 @@ class UnknownName(ResNetJAXError, LookupError):
 
 
 class UnsupportedFile(ResNetJAXError, ValueError):
-    """The file is well-formed, as far as was read, but holds something that resnetjax does not read."""
+    """The file is well-formed, as far as was read, but holds what resnetjax does not read."""
 
 
 class CorruptFile(ResNetJAXError, ValueError):
@@ -26,11 +26,11 @@ class CorruptFile(ResNetJAXError, ValueError):
 
 
 class UnsafeWeights(ResNetJAXError, ValueError):
-    """A weight file asks to run code, to open other files, or to take memory that its size cannot justify."""
+    """A weight file asks to run code, to open other files, or for memory beyond its size."""
 
 
 class WeightsMismatch(ResNetJAXError, ValueError):
-    """Arrays do not fit the model; the message lists every missing, unexpected and mis-shaped one."""
+    """Arrays do not fit the model; the message lists what is missing, unexpected, mis-shaped."""
 
 
 class BadImage(ResNetJAXError, ValueError):
@@ -43,3 +43,7 @@ class BatchNormError(ResNetJAXError, ValueError):
 
 class MissingExtra(ResNetJAXError, ImportError):
     """An optional dependency is absent; the message says which extra to install."""
+
+
+class AssumptionWarning(UserWarning):
+    """A weight file left something open, and its commonest reading was taken."""

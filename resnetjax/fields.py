@@ -1,26 +1,31 @@
 """Frozen dataclasses checked against their own annotations, and built from JSON."""
 
 import dataclasses
-import math
+import sys
+from collections.abc import Mapping
 from types import UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from resnetjax.errors import ConfigError
 
 T = TypeVar("T")
 
 
-def construct(cls: type[T], values: dict[str, Any]) -> T:
+def construct(cls: type[T], values: Mapping[str, Any]) -> T:
     """An instance of a frozen dataclass from JSON values; lists become tuples.
 
     Raises:
         ConfigError: A field is unknown, missing or not allowed.
     """
-    fields = {field.name: field for field in dataclasses.fields(cls)}
+    fields = {field.name: field for field in dataclasses.fields(cast(Any, cls))}
     unknown = sorted(set(values) - set(fields))
     if unknown:
-        raise ConfigError(f"{cls.__name__} has no field {', '.join(unknown)}: it has {', '.join(fields)}")
-    required = [n for n, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING]
+        raise ConfigError(
+            f"{cls.__name__} has no field {', '.join(unknown)}: it has {', '.join(fields)}"
+        )
+    required = [
+        n for n, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING
+    ]
     missing = [name for name in required if name not in values]
     if missing:
         raise ConfigError(f"{cls.__name__} needs {', '.join(missing)}")
@@ -59,7 +64,10 @@ _HINTS: dict[type, dict[str, Any]] = {}
 def _fits(value: Any, hint: Any) -> bool:
     origin = get_origin(hint)
     if origin is Literal:
-        return any(value is choice or (value == choice and type(value) is type(choice)) for choice in get_args(hint))
+        return any(
+            value is choice or (value == choice and type(value) is type(choice))
+            for choice in get_args(hint)
+        )
     if origin in (Union, UnionType):
         return any(_fits(value, option) for option in get_args(hint))
     if origin is tuple:
@@ -67,9 +75,12 @@ def _fits(value: Any, hint: Any) -> bool:
         if rest in ([], [...]):
             return isinstance(value, tuple) and all(_fits(item, kind) for item in value)
         kinds = get_args(hint)
-        return isinstance(value, tuple) and len(value) == len(kinds) and all(map(_fits, value, kinds))
+        return (
+            isinstance(value, tuple) and len(value) == len(kinds) and all(map(_fits, value, kinds))
+        )
     if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return is_number and abs(value) <= sys.float_info.max  # isfinite overflows on a long int
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, hint)
@@ -84,5 +95,10 @@ def _describe(hint: Any) -> str:
         return " or ".join(_describe(option) for option in get_args(hint))
     if origin is tuple:
         return f"a tuple of {_describe(get_args(hint)[0])}"
-    plain = {int: "a whole number", float: "a finite number", bool: "True or False", str: "a string"}
+    plain = {
+        int: "a whole number",
+        float: "a finite number",
+        bool: "True or False",
+        str: "a string",
+    }
     return plain.get(hint, "None" if hint is type(None) else getattr(hint, "__name__", str(hint)))

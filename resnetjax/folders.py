@@ -1,4 +1,4 @@
-"""Directories that say what they hold: a `config.json` beside weights, as Transformers, timm and we write it."""
+"""Directories that say what they hold by a `config.json`: Transformers', timm's and ours."""
 
 import json
 import re
@@ -39,7 +39,8 @@ class Description:
 
     Attributes:
         layout: Whose layout it is: "resnetjax", "transformers" or "timm".
-        config: The net. Its classes and input channels are those of the description; the arrays decide.
+        config: The net. Its classes and input channels are those of the description; the arrays
+            decide.
         arch: The architecture's name, where it has one.
         preprocess: None where nothing is said.
         labels: None where nothing is said.
@@ -67,9 +68,10 @@ def find_weights(folder: Path) -> Path:
 
 
 def describe(path: Path) -> Description | None:
-    """What a directory says of its weights, given as itself or as its weight file under a usual name.
+    """What a directory says of its weights.
 
-    None where there is no `config.json`; one that lies beside a file of another name is not about it.
+    The directory is given as itself, or as its weight file under a usual name. None where there is
+    no `config.json`; one that lies beside a file of another name is not about it.
 
     Raises:
         UnsupportedFile: The `config.json` is of another kind of model, or of no known layout.
@@ -120,16 +122,27 @@ def _native(values: Mapping[str, Any], folder: Path) -> Description:
 
 def _transformers(values: Mapping[str, Any], folder: Path) -> Description:
     if values["model_type"] != "resnet":
-        raise UnsupportedFile(f"{folder}: a Transformers model of type {values['model_type']!r}, not 'resnet'")
+        raise UnsupportedFile(
+            f"{folder}: a Transformers model of type {values['model_type']!r}, not 'resnet'"
+        )
     config = from_transformers(values)
     processor = folder / "preprocessor_config.json"
-    preprocess = preprocess_formats.from_transformers(_read(processor)) if processor.is_file() else None
+    preprocess = (
+        preprocess_formats.from_transformers(_read(processor)) if processor.is_file() else None
+    )
     named = values.get("id2label") or {}
     names = tuple(named[key] for key in sorted(named, key=int))
-    activation = {"multi_label_classification": "sigmoid", "regression": "none"}
-    labels = Labels(names=names, activation=activation.get(values.get("problem_type") or "", "softmax"))
+    activations: dict[str | None, Any] = {
+        "multi_label_classification": "sigmoid",
+        "regression": "none",
+    }
+    labels = Labels(names=names, activation=activations.get(values.get("problem_type"), "softmax"))
     return Description(
-        "transformers", config, architecture_of(config), preprocess, _with_ids(labels) if names else None
+        "transformers",
+        config,
+        architecture_of(config),
+        preprocess,
+        _with_ids(labels) if names else None,
     )
 
 
@@ -143,10 +156,14 @@ def from_transformers(values: Mapping[str, Any]) -> ResNetConfig:
     depths = tuple(values.get("depths", (3, 4, 6, 3)))
     sizes = values.get("hidden_sizes", (256, 512, 1024, 2048))
     if bottleneck and any(size % 4 for size in sizes):
-        raise ConfigError(f"hidden_sizes={sizes!r} is not allowed: use multiples of 4 with bottlenecks")
+        raise ConfigError(
+            f"hidden_sizes={sizes!r} is not allowed: use multiples of 4 with bottlenecks"
+        )
     hidden_act = values.get("hidden_act", "relu")
     if hidden_act not in ACTIVATIONS:
-        raise ConfigError(f"hidden_act={hidden_act!r} is not supported: use {', '.join(ACTIVATIONS)}")
+        raise ConfigError(
+            f"hidden_act={hidden_act!r} is not supported: use {', '.join(ACTIVATIONS)}"
+        )
     activation = ACTIVATIONS[hidden_act]
     first = 2 if values.get("downsample_in_first_stage") else 1
     return ResNetConfig.from_json(
@@ -156,7 +173,9 @@ def from_transformers(values: Mapping[str, Any]) -> ResNetConfig:
             "widths": [size // 4 if bottleneck else size for size in sizes],
             "strides": [first, *[2] * (len(depths) - 1)],
             "dilations": [1] * len(depths),
-            "stride_on": "reduce" if bottleneck and values.get("downsample_in_bottleneck") else "spatial",
+            "stride_on": "reduce"
+            if bottleneck and values.get("downsample_in_bottleneck")
+            else "spatial",
             "stem_width": values.get("embedding_size", 64),
             "activation": activation,
             # The other layers keep ResNetConvLayer's default.
@@ -194,7 +213,9 @@ def _timm(values: Mapping[str, Any], folder: Path) -> Description:
 # timm's arguments by what they mean here; those that are None matter in training or elsewhere only.
 _TIMM_ARGUMENTS: dict[str, Callable[[Any], dict[str, Any]] | None] = {
     "num_classes": None,
-    "global_pool": lambda kind: {} if kind in ("avg", "") else _refuse("global_pool", kind, "'avg'"),
+    "global_pool": lambda kind: (
+        {} if kind in ("avg", "") else _refuse("global_pool", kind, "'avg'")
+    ),
     "in_chans": lambda channels: {"in_channels": channels},
     "output_stride": lambda stride: {} if stride == 32 else {"output_stride": stride},
     "act_layer": lambda name: {"activation": ACTIVATIONS.get(name, name)},
@@ -210,7 +231,9 @@ def _with_timm_arguments(config: ResNetConfig, arguments: Mapping[str, Any]) -> 
     changes: dict[str, Any] = {}
     for name, value in arguments.items():
         if name not in _TIMM_ARGUMENTS:
-            raise ConfigError(f"model_args has {name}={value!r}, which is not supported: pass config=")
+            raise ConfigError(
+                f"model_args has {name}={value!r}, which is not supported: pass config="
+            )
         translate = _TIMM_ARGUMENTS[name]
         changes |= translate(value) if translate else {}
     return config.replace(**changes)

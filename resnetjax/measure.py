@@ -1,11 +1,11 @@
-"""What a plan amounts to: its arrays, their number, its arithmetic and its feature maps. Imports no JAX."""
+"""What a plan amounts to: arrays and their number, arithmetic, feature maps. Imports no JAX."""
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from resnetjax.plan import Attention, Conv, Norm, Padding, Plan, Pool
+from resnetjax.specs import Attention, Conv, Norm, Padding, Plan, Pool
 
 LeafKind = Literal["conv", "dense", "channel_conv", "scale", "bias", "mean", "var"]
 
@@ -34,7 +34,7 @@ class Leaf:
 
 @dataclass(frozen=True)
 class FeatureInfo:
-    """A feature map that the net can return: its name, channels, and stride relative to the image."""
+    """A feature map that the net can return: name, channels, and stride relative to the image."""
 
     name: str
     channels: int
@@ -54,7 +54,7 @@ def leaves(plan: Plan) -> dict[str, Leaf]:
 
 
 def parameter_count(plan: Plan) -> int:
-    """Number of trained values; statistics do not count (Keras's "total" adds `statistics_count`)."""
+    """Number of trained values; Keras's "total" adds `statistics_count`."""
     return sum(leaf.size for leaf in leaves(plan).values() if leaf.collection == "params")
 
 
@@ -66,16 +66,20 @@ def statistics_count(plan: Plan) -> int:
 def feature_info(plan: Plan) -> tuple[FeatureInfo, ...]:
     """The feature maps in order: `stem_conv`, `stem`, `stage1`, ..., and in v2 `norm`.
 
-    `stem_conv` is the stem before its pooling (timm's index 0; stride 2), `stem` after it (Transformers'
-    stem; stride 4). `norm` is v2's last stage after the final norm and activation.
+    `stem_conv` is the stem before its pooling (timm's index 0; stride 2), `stem` after it
+    (Transformers' stem; stride 4). `norm` is v2's last stage after the final norm and activation.
     """
     stem = plan.stem
     stride = math.prod(conv.stride for conv in stem.convs)
     width = stem.convs[-1].features
     found = [FeatureInfo("stem_conv", width, stride)]
-    stride *= math.prod(pool.stride for pool in stem.pools) * (stem.pool_conv.stride if stem.pool_conv else 1)
+    stride *= math.prod(pool.stride for pool in stem.pools) * (
+        stem.pool_conv.stride if stem.pool_conv else 1
+    )
     found.append(FeatureInfo("stem", width, stride))
-    found += [FeatureInfo(stage.name, stage.blocks[-1].features, stage.stride) for stage in plan.stages]
+    found += [
+        FeatureInfo(stage.name, stage.blocks[-1].features, stage.stride) for stage in plan.stages
+    ]
     if plan.norm:
         found.append(FeatureInfo("norm", plan.features, found[-1].stride))
     return tuple(found)
@@ -122,11 +126,17 @@ def _pooled(pool: Pool | None, size: tuple[int, int]) -> tuple[int, int]:
     return _out(size, pool.size, pool.stride, 1, pool.padding) if pool else size
 
 
-def _out(size: tuple[int, int], window: int, stride: int, dilation: int, padding: Padding) -> tuple[int, int]:
+def _out(
+    size: tuple[int, int], window: int, stride: int, dilation: int, padding: Padding
+) -> tuple[int, int]:
     reach = dilation * (window - 1) + 1
 
     def one(pixels: int) -> int:
-        return -(-pixels // stride) if padding == "same" else (pixels + 2 * padding - reach) // stride + 1
+        return (
+            -(-pixels // stride)
+            if padding == "same"
+            else (pixels + 2 * padding - reach) // stride + 1
+        )
 
     return one(size[0]), one(size[1])
 
@@ -143,7 +153,9 @@ def _leaves(plan: Plan) -> Iterator[tuple[str, Leaf]]:
             if block.attention:
                 yield from _attention_leaves(f"{block.name}/attention/", block.attention)
             if block.shortcut.conv:
-                yield from _conv_leaves(f"{block.name}/shortcut/", block.shortcut.conv, norm_first=False)
+                yield from _conv_leaves(
+                    f"{block.name}/shortcut/", block.shortcut.conv, norm_first=False
+                )
     if plan.norm:
         yield from _norm_leaves("", plan.norm)
     if plan.num_classes:

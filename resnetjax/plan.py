@@ -1,144 +1,15 @@
-"""The plan of a net: every convolution, norm, pool and shortcut that a config amounts to, spelled out.
+"""The plan of a net: every convolution, norm, pool and shortcut of a config, spelled out.
 
-Modules, parameter counts, FLOPs, the parameter tree and conversion all read the plan; nothing else knows what a
-bottleneck is. Imports no JAX.
+Modules, parameter counts, FLOPs, the parameter tree and conversion all read the plan; nothing else
+knows what a bottleneck is. Imports no JAX.
 """
 
 import functools
 import math
-from dataclasses import dataclass
-from typing import Literal
 
 from resnetjax.config import Activation, ConvSite, ResNetConfig
 from resnetjax.errors import ConfigError
-
-Padding = int | Literal["same"]
-"""Pixels on every side, or TensorFlow's SAME."""
-
-
-@dataclass(frozen=True)
-class Pool:
-    """A pooling window. A max-pool of size 1 is plain subsampling."""
-
-    kind: Literal["max", "average", "blur"]
-    size: int
-    stride: int
-    padding: Padding = 0
-    pad_value: Literal["-inf", "zero"] = "-inf"
-    count_padding: bool = False  # whether an average counts the padding's zeros
-
-
-@dataclass(frozen=True)
-class Norm:
-    """Batch or group norm over the channels."""
-
-    name: str
-    features: int
-    kind: Literal["batch", "group"]
-    groups: int
-    eps: float
-    decay: float
-    zero_init: bool = False
-
-
-@dataclass(frozen=True)
-class Conv:
-    """A convolution with the norm and activation that belong to it.
-
-    They follow it in the stem, in shortcuts and in v1 blocks, and precede it in v2 blocks. `pool` comes last
-    (anti-aliasing).
-    """
-
-    name: str
-    in_features: int
-    features: int
-    kernel: int
-    stride: int
-    dilation: int
-    groups: int
-    padding: Padding
-    bias: bool
-    standardize_eps: float | None
-    norm: Norm | None = None
-    activation: Activation | None = None
-    pool: Pool | None = None
-    zero_init: bool = False
-
-
-@dataclass(frozen=True)
-class Attention:
-    """Channel attention: squeeze-excite with `hidden` features, or ECA with a kernel over the channels."""
-
-    kind: Literal["se", "eca"]
-    features: int
-    hidden: int
-    kernel: int
-
-
-@dataclass(frozen=True)
-class Shortcut:
-    """What happens to a block's input on its way to the addition: nothing, if all is empty.
-
-    Attributes:
-        pool: Applied first.
-        conv: The projection; in v2 it reads the block's activated input, else the input itself.
-        pad_features: Channels of zeros added, half before and half after.
-    """
-
-    pool: Pool | None = None
-    conv: Conv | None = None
-    pad_features: int = 0
-
-
-@dataclass(frozen=True)
-class Block:
-    """One residual block."""
-
-    name: str
-    order: Literal["post", "pre"]
-    convs: tuple[Conv, ...]
-    shortcut: Shortcut
-    attention: Attention | None
-    activation: Activation | None  # after the addition
-    drop_path_rate: float
-    dropout_rate: float
-
-    @property
-    def features(self) -> int:
-        """Channels of the block's output."""
-        return self.convs[-1].features
-
-
-@dataclass(frozen=True)
-class Stage:
-    """Blocks of one width; `stride` is relative to the image."""
-
-    name: str
-    blocks: tuple[Block, ...]
-    stride: int
-
-
-@dataclass(frozen=True)
-class Stem:
-    """The first convolutions, then the pools in turn, or a strided convolution in their place."""
-
-    convs: tuple[Conv, ...]
-    pools: tuple[Pool, ...]
-    pool_conv: Conv | None
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A whole net, from image to logits; `norm` and `norm_activation` are v2's last."""
-
-    in_channels: int
-    stem: Stem
-    stages: tuple[Stage, ...]
-    norm: Norm | None
-    norm_activation: Activation | None
-    features: int
-    dropout_rate: float
-    num_classes: int
+from resnetjax.specs import Attention, Block, Conv, Norm, Plan, Pool, Shortcut, Stage, Stem
 
 
 @functools.lru_cache(maxsize=256)
@@ -146,7 +17,8 @@ def plan(config: ResNetConfig) -> Plan:
     """The net that a config describes.
 
     Raises:
-        ConfigError: `projections` leaves a block without the projection that its change of shape needs.
+        ConfigError: `projections` leaves a block without the projection that its change of shape
+            needs.
 
     Example:
         >>> plan(ResNetConfig(depths=(3, 4, 6, 3))).stages[1].blocks[0].convs[1].stride
@@ -204,6 +76,10 @@ def _strides_and_dilations(config: ResNetConfig) -> tuple[tuple[int, ...], tuple
 
 def _norm(config: ResNetConfig, name: str, features: int, *, zero_init: bool = False) -> Norm:
     groups = config.norm_groups if config.norm == "group" else 0
+    if groups and features % groups:
+        raise ConfigError(
+            f"norm_groups={groups} is not allowed: use a divisor of {features}, which {name} has"
+        )
     return Norm(name, features, config.norm, groups, config.norm_eps, config.norm_decay, zero_init)
 
 
@@ -265,7 +141,15 @@ def _stem(config: ResNetConfig) -> Stem:
     if config.stem_pool == "conv":
         norm = _norm(config, "norm", width)
         conv = _conv(
-            config, "stem", "conv", width, width, 3, stride=2, norm=norm, activation=config.activation
+            config,
+            "stem",
+            "conv",
+            width,
+            width,
+            3,
+            stride=2,
+            norm=norm,
+            activation=config.activation,
         )
         return Stem(tuple(convs), (), conv)
     return Stem(tuple(convs), _stem_pools(config), None)
@@ -310,10 +194,17 @@ def _block(
         inner = width * config.group_width // 64 * config.groups
         kernels, groups = (1, 3, 1), (1, config.groups, 1)
         features = (inner // config.reduce_first, inner, 4 * width)
+        if inner == 0 or features[0] % config.groups:
+            raise ConfigError(
+                f"group_width={config.group_width} is not allowed: use one that gives each of "
+                f"groups={config.groups} one or more of the channels of stage {stage + 1}'s first "
+                f"two convolutions, which are {features[0]} and {inner}"
+            )
     rates = _dilations(config, kernels, position, dilation, previous_dilation)
     first_rate = next(rate for rate, kernel in zip(rates, kernels, strict=True) if kernel == 3)
     stride_at = {"reduce": 0, "spatial": kernels.index(3), "last_spatial": 1}[config.stride_on]
-    # timm (Bottleneck.use_aa): smooth where the block strides, and where its first 3x3 has another rate.
+    # timm (Bottleneck.use_aa): smooth where the block strides, and where its first 3x3 has another
+    # rate.
     smooth = _antialias(config, stride) if stride > 1 or first_rate != dilation else None
     inner_activation = config.inner_activation or config.activation
     pre, last, convs = config.order == "pre", len(kernels) - 1, []
@@ -384,6 +275,11 @@ def _shortcut(
 ) -> Shortcut:
     subsample = Pool("max", 1, stride) if stride > 1 else None
     if config.shortcut == "pad":
+        if features < in_features:
+            raise ConfigError(
+                f"shortcut='pad' is not allowed: use another where channels become fewer, as in "
+                f"stage {stage + 1}, from {in_features} to {features}"
+            )
         return Shortcut(subsample, None, features - in_features)
     changed = in_features != features or stride > 1
     wanted = changed if config.projections is None else config.projections[stage]
@@ -396,8 +292,8 @@ def _shortcut(
         return Shortcut(subsample)
     pool, kernel = None, 1
     if config.shortcut == "avg_conv":
-        # timm's downsample_avg: a stage that dilates in place of striding averages densely, and there, unlike
-        # elsewhere, the zeros it pads with count.
+        # timm's downsample_avg: a stage that dilates in place of striding averages densely, and
+        # there, unlike elsewhere, the zeros it pads with count.
         if dilation > 1:
             pool = Pool("average", 2, 1, "same", count_padding=True)
         elif stride > 1:
@@ -408,7 +304,15 @@ def _shortcut(
     norm = _norm(config, "norm", features) if config.shortcut_norm else None
     rate = first_rate if kernel > 1 else 1
     conv = _conv(
-        config, "shortcut", "conv", in_features, features, kernel, stride=stride, dilation=rate, norm=norm
+        config,
+        "shortcut",
+        "conv",
+        in_features,
+        features,
+        kernel,
+        stride=stride,
+        dilation=rate,
+        norm=norm,
     )
     return Shortcut(pool, conv)
 
@@ -416,7 +320,8 @@ def _shortcut(
 def _attention(config: ResNetConfig, features: int) -> Attention | None:
     if config.attention == "none":
         return None
-    # timm: make_divisible(channels * ratio, 8, round_limit=0), and ECA's kernel from its paper (gamma 2, beta 1).
+    # timm: make_divisible(channels * ratio, 8, round_limit=0), and ECA's kernel from its paper
+    # (gamma 2, beta 1).
     hidden = max(8, int(features * config.se_ratio + 4) // 8 * 8)
     nearest = int((math.log2(features) + 1) / 2)
     return Attention(config.attention, features, hidden, max(nearest | 1, 3))

@@ -1,68 +1,89 @@
 """Every architecture by name, as data.
 
-Plain names mean what torchvision and timm mean by them (`resnet50` is v1.5: `resnet50_v1` is the paper's);
-other systems' nets carry their family: `keras_`, `kerascv_`, `slim_`, `cifar_`, `mlperf_`. Letters as in timm:
+Plain names mean what torchvision and timm mean by them (`resnet50` is v1.5: `resnet50_v1` is the
+paper's);
+other systems' nets carry their family: `keras_`, `kerascv_`, `slim_`, `cifar_`, `mlperf_`. Letters
+as in timm:
 c, s: deep stem; d: deep stem and average-pooled shortcuts; t: tiered stem and the same; aa, blur:
 anti-aliased; se, eca: channel attention; rs: ResNet-RS; bit: Big Transfer.
 """
 
 import difflib
 import fnmatch
+from typing import Any
 
 from resnetjax.config import ResNetConfig as Net
 from resnetjax.errors import UnknownName
+
+_Fields = dict[str, Any]
 
 # Blocks a stage, by the number of layers that they give a bottleneck net (and 18, 34: a basic one).
 _18, _34, _50, _101, _152 = (2, 2, 2, 2), (3, 4, 6, 3), (3, 4, 6, 3), (3, 4, 23, 3), (3, 8, 36, 3)
 _26, _200, _269 = (2, 2, 2, 2), (3, 24, 36, 3), (3, 30, 48, 8)
 
-_BASIC = {"block": "basic"}
-_C = {"stem": "deep"}
-_S = {"stem": "deep", "stem_width": 128}
-_D = {"stem": "deep", "shortcut": "avg_conv"}
-_T = {"stem": "tiered", "shortcut": "avg_conv"}
-_AA, _BLUR = {"antialias": "average"}, {"antialias": "blur"}
-_SE, _ECA = {"attention": "se"}, {"attention": "eca"}
-_RS = {**_D, **_SE, "se_ratio": 0.25, "stem_pool": "conv"}
-_V2 = {"order": "pre", "shortcut_norm": False}
-_GN = {"norm": "group"}
-_BIT = {**_V2, **_GN, "stem_pool_value": "zero", "weight_standardization_eps": 1e-8}
+_BASIC: _Fields = {"block": "basic"}
+_C: _Fields = {"stem": "deep"}
+_S: _Fields = {"stem": "deep", "stem_width": 128}
+_D: _Fields = {"stem": "deep", "shortcut": "avg_conv"}
+_T: _Fields = {"stem": "tiered", "shortcut": "avg_conv"}
+_AA: _Fields = {"antialias": "average"}
+_BLUR: _Fields = {"antialias": "blur"}
+_SE: _Fields = {"attention": "se"}
+_ECA: _Fields = {"attention": "eca"}
+_RS: _Fields = {**_D, **_SE, "se_ratio": 0.25, "stem_pool": "conv"}
+_V2: _Fields = {"order": "pre", "shortcut_norm": False}
+_GN: _Fields = {"norm": "group"}
+_BIT: _Fields = {**_V2, **_GN, "stem_pool_value": "zero", "weight_standardization_eps": 1e-8}
 
 
-def _x(groups: int, group_width: int) -> dict[str, int]:
+def _x(groups: int, group_width: int) -> _Fields:
     return {"groups": groups, "group_width": group_width}
 
 
-def _wide(factor: int) -> dict[str, object]:
+def _wide(factor: int) -> _Fields:
     """BiT's width factor, which widens the stem as well."""
-    return {"stem_width": 64 * factor, "widths": tuple(factor * width for width in (64, 128, 256, 512))}
+    return {
+        "stem_width": 64 * factor,
+        "widths": tuple(factor * width for width in (64, 128, 256, 512)),
+    }
 
 
-# keras.applications: biases everywhere (v1) or where no norm follows (v2); the pool pads with zeros (F2-F5).
-_KERAS_NORM = {"norm_eps": 1.001e-5, "norm_decay": 0.99}
-_KERAS = {**_KERAS_NORM, "stride_on": "reduce", "conv_bias": "all", "stem_pool_value": "zero"}
-_LAST = {"stride_block": "last", "strides": (2, 2, 2, 1)}
-_V2_BIAS = {"conv_bias": ("stem", "conv3", "shortcut")}
-_KERAS_V2 = {**_KERAS_NORM, **_V2, **_LAST, **_V2_BIAS, "stem_pool_value": "zero"}
+# keras.applications: biases everywhere (v1) or where no norm follows (v2); the pool pads with zeros
+# (F2-F5).
+_KERAS_NORM: _Fields = {"norm_eps": 1.001e-5, "norm_decay": 0.99}
+_KERAS: _Fields = {
+    **_KERAS_NORM,
+    "stride_on": "reduce",
+    "conv_bias": "all",
+    "stem_pool_value": "zero",
+}
+_LAST: _Fields = {"stride_block": "last", "strides": (2, 2, 2, 1)}
+_V2_BIAS: _Fields = {"conv_bias": ("stem", "conv3", "shortcut")}
+_KERAS_V2: _Fields = {**_KERAS_NORM, **_V2, **_LAST, **_V2_BIAS, "stem_pool_value": "zero"}
 
-_KERASCV = {**_KERAS_NORM, "padding": "same", "stem_pool_padding": "same"}
-_KERASCV_V2 = {**_KERASCV, **_V2, "stride_block": "last", "dilation_rule": "undilated"}
-_KERASCV_V2_BASIC = {
+_KERASCV: _Fields = {**_KERAS_NORM, "padding": "same", "stem_pool_padding": "same"}
+_KERASCV_V2: _Fields = {**_KERASCV, **_V2, "stride_block": "last", "dilation_rule": "undilated"}
+_KERASCV_V2_BASIC: _Fields = {
     **_KERASCV_V2, **_BASIC, "stride_on": "last_spatial", "conv_bias": ("stem", "shortcut"),
 }  # fmt: skip
 
-_SLIM = {**_LAST, "stem_pool_padding": "same", "norm_decay": 0.997, "dilation_rule": "uniform"}
-_SLIM_V2 = {**_SLIM, **_V2, **_V2_BIAS, "num_classes": 1001}
+_SLIM: _Fields = {
+    **_LAST,
+    "stem_pool_padding": "same",
+    "norm_decay": 0.997,
+    "dilation_rule": "uniform",
+}
+_SLIM_V2: _Fields = {**_SLIM, **_V2, **_V2_BIAS, "num_classes": 1001}
 
-_CIFAR = {
+_CIFAR: _Fields = {
     "stem": "conv3", "stem_width": 16, "stem_pool": "none", "widths": (16, 32, 64),
     "strides": (1, 2, 2), "dilations": (1, 1, 1), "num_classes": 10,
 }  # fmt: skip
-_A = {"shortcut": "pad"}
+_A: _Fields = {"shortcut": "pad"}
 
 
-def _cifar(depth: int, **fields: object) -> Net:
-    """He et al.'s CIFAR nets: 6n+2 layers of basic blocks, but 164 and 1001 are 9n+2 of bottlenecks."""
+def _cifar(depth: int, **fields: Any) -> Net:
+    """He et al.'s CIFAR nets: 6n+2 layers of basic blocks; 164 and 1001 are 9n+2 of bottlenecks."""
     bottleneck = depth in (164, 1001)
     blocks = (depth - 2) // (9 if bottleneck else 6)
     kind = {} if bottleneck else _BASIC
@@ -226,8 +247,8 @@ ARCHITECTURES: dict[str, Net] = {
     "cifar_wrn40_4": _wrn(40, 4),
     # MLPerf Tiny's Keras net: SAME padding, biases, bare shortcuts, Keras's default norm
     "mlperf_tiny_resnet8": Net(
-        depths=(1, 1, 1), **{**_CIFAR, **_BASIC}, padding="same", conv_bias="all", shortcut_norm=False,
-        norm_eps=1e-3, norm_decay=0.99,
+        depths=(1, 1, 1), **{**_CIFAR, **_BASIC}, padding="same", conv_bias="all",
+        shortcut_norm=False, norm_eps=1e-3, norm_decay=0.99,
     ),
 }  # fmt: skip
 

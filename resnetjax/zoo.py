@@ -4,13 +4,11 @@ import dataclasses
 import hashlib
 import os
 import warnings
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,65 +16,14 @@ import numpy as np
 from resnetjax import folders, presets
 from resnetjax.config import Labels, Preprocess, ResNetConfig
 from resnetjax.data import labels as label_sets
-from resnetjax.errors import ConfigError, UnknownName, UnsupportedFile
-from resnetjax.measure import Leaf, leaves
+from resnetjax.errors import AssumptionWarning, ConfigError, UnknownName, UnsupportedFile
+from resnetjax.measure import leaves
 from resnetjax.nn.init import initialize
 from resnetjax.nn.resnet import ResNet
 from resnetjax.plan import plan
+from resnetjax.pretrained import Pretrained, Source, Variables, flatten, make_variables, seed_of
 from resnetjax.weights import detect, dialects, files
 from resnetjax.weights.dialect import Dialect, inexpressible, load_arrays, save_arrays
-
-Variables = dict[str, Any]
-
-
-class AssumptionWarning(UserWarning):
-    """A weight file left something open, and its commonest reading was taken."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """Where weights came from.
-
-    Attributes:
-        path: The file or directory, or "" for random weights.
-        format: Of the file ("safetensors", "torch-zip", ...).
-        dialect: Whose names its arrays had.
-        arch: The architecture's name; None for a net that has none.
-        sha256: Digest of the file; of an index and its shards, the digest of their digests.
-        licence: Where it is known.
-        assumptions: What the file left open, and how it was read.
-        skipped: With `strict=False`, what did not fit and was left out.
-    """
-
-    path: str = ""
-    format: str | None = None
-    dialect: str | None = None
-    arch: str | None = None
-    sha256: str | None = None
-    licence: str | None = None
-    assumptions: tuple[str, ...] = ()
-    skipped: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pretrained:
-    """A net with its weights, and what goes in and comes out.
-
-    Attributes:
-        model: The module: `model.apply(variables, images, train=False)` gives logits.
-        variables: `{"params": ..., "batch_stats": ...}`, float32 on the default device.
-        config: The architecture.
-        preprocess: How an image becomes the net's input.
-        labels: What the outputs mean, or None where that is unknown.
-        source: Where the weights came from.
-    """
-
-    model: ResNet
-    variables: Variables
-    config: ResNetConfig
-    preprocess: Preprocess
-    labels: Labels | None = None
-    source: Source = field(default_factory=Source)
 
 
 def create(
@@ -99,7 +46,7 @@ def create(
     """
     config = presets.get(arch) if isinstance(arch, str) else arch
     expected = leaves(plan(config))
-    return ResNet(config, dtype=dtype), _variables(expected, initialize(expected, _seed(rng)))
+    return ResNet(config, dtype=dtype), make_variables(expected, initialize(expected, seed_of(rng)))
 
 
 def load(
@@ -117,27 +64,28 @@ def load(
 ) -> Pretrained:
     """A pretrained net from a weight file, or from a directory of Transformers, timm or resnetjax.
 
-    Format, dialect and architecture are detected. What the file leaves open (where the stride is, how images
-    are prepared) is read in the dialect's commonest way; a warning and `source.assumptions` say so, and
-    `arch`, `config`, `preprocess` and `labels` decide instead.
+    Format, dialect and architecture are detected. What the file leaves open (where the stride is,
+    how images are prepared) is read in the dialect's commonest way; a warning and
+    `source.assumptions` say so, and `arch`, `config`, `preprocess` and `labels` decide instead.
 
     Args:
-        source: Path of a `.safetensors`, `.pth`, `.pt`, `.th` or `.bin` file, of an index of shards, or of a
-            directory.
+        source: Path of a `.safetensors`, `.pth`, `.pt`, `.th` or `.bin` file, of an index of
+            shards, or of a directory.
         arch: Name of the architecture.
         config: A net of your own. Classes and input channels are those of the file.
         preprocess: How images are prepared.
         labels: What the outputs mean.
         num_classes: For another number than the file's a new head is drawn; 0 leaves the head away.
-        in_channels: For another number than the file's the stem is folded as timm does: summed for 1 channel,
-            else repeated and scaled.
+        in_channels: For another number than the file's the stem is folded as timm does: summed for
+            1 channel, else repeated and scaled.
         strict: False skips what does not fit; `source.skipped` lists it, and fresh values stand in.
         rng: Seed or key of whatever is drawn.
         dtype: Of the activations; the variables are float32.
 
     Raises:
         UnknownName: There is no such file, directory or architecture.
-        WeightsMismatch: The arrays do not fit; all that is missing, unexpected or mis-shaped is listed.
+        WeightsMismatch: The arrays do not fit; all that is missing, unexpected or mis-shaped is
+            listed.
         UnsupportedFile, UnsafeWeights, CorruptFile: The file is refused.
         ConfigError: `arch` and `config` are both given, or values are not allowed.
     """
@@ -167,20 +115,27 @@ def load(
         if target.in_channels != found.config.in_channels and "stem/conv1/kernel" in arrays:
             kernel = arrays["stem/conv1/kernel"]
             arrays["stem/conv1/kernel"] = fold_channels(kernel, target.in_channels)
-        variables = _variables(leaves(plan(target)), arrays, rng)
+        variables = make_variables(leaves(plan(target)), arrays, rng)
     assumed = list(found.assumptions)
     if preprocess is None:
         preprocess = described.preprocess if described else None
     if preprocess is None:
         preprocess = found.dialect.preprocess
-        assumed.append(f"images prepared as by {found.dialect.name}: {_in_words(preprocess)} (preprocess= decides)")
+        assumed.append(
+            f"images prepared as by {found.dialect.name}: "
+            f"{_in_words(preprocess)} (preprocess= decides)"
+        )
     if labels is None and target.num_classes == found.config.num_classes:
         labels = described.labels if described else None
         if labels is None and (known := _KNOWN_LABELS.get((_is_cifar(found), target.num_classes))):
             labels = label_sets.get(known)
             assumed.append(f"{target.num_classes} classes taken for {known} (labels= decides)")
     if assumed:
-        warnings.warn(f"{path} leaves open what was assumed: " + "; ".join(assumed), AssumptionWarning, stacklevel=2)
+        warnings.warn(
+            f"{path} leaves open what was assumed: " + "; ".join(assumed),
+            AssumptionWarning,
+            stacklevel=2,
+        )
     return Pretrained(
         model=ResNet(target, dtype=dtype),
         variables=variables,
@@ -200,10 +155,13 @@ def load(
     )
 
 
-def save(pretrained: Pretrained, path: str | os.PathLike[str], *, dialect: str | None = None) -> None:
-    """Writes a net: whole, as a directory that `load` reads, or its arrays alone under another system's names.
+def save(
+    pretrained: Pretrained, path: str | os.PathLike[str], *, dialect: str | None = None
+) -> None:
+    """Writes a net as a directory that `load` reads, or its arrays under another system's names.
 
-    Files are written beside their place and then renamed, so that what was there stays until all is written.
+    Files are written beside their place and then renamed, so that what was there stays until all is
+    written.
 
     Args:
         pretrained: What to write.
@@ -212,21 +170,27 @@ def save(pretrained: Pretrained, path: str | os.PathLike[str], *, dialect: str |
         dialect: Whose names the arrays get in a `.safetensors` file; ours by default.
 
     Raises:
-        ConfigError: The dialect's system has no such net; the fields are named. Weights may always go back
-            to the dialect that they came from.
+        ConfigError: The dialect's system has no such net; the fields are named. Weights may always
+            go back to the dialect that they came from.
         UnsupportedFile: The path ends in something else.
         UnknownName: There is no such dialect.
     """
     path = Path(path)
     target = dialects.get(dialect or dialects.NATIVE.name)
     if path.suffix == "" and target is not dialects.NATIVE:
-        raise UnsupportedFile(f"{path}: give a file ending in .safetensors to write dialect {dialect}")
+        raise UnsupportedFile(
+            f"{path}: give a file ending in .safetensors to write dialect {dialect}"
+        )
     if path.suffix not in ("", ".safetensors"):
-        raise UnsupportedFile(f"{path}: {path.suffix} is not written: use .safetensors, or a directory")
+        raise UnsupportedFile(
+            f"{path}: {path.suffix} is not written: use .safetensors, or a directory"
+        )
     wrong = inexpressible(target, pretrained.config)
     if wrong and pretrained.source.dialect != target.name:
-        raise ConfigError(f"dialect {target.name} cannot express this net:\n  " + "\n  ".join(wrong))
-    arrays = save_arrays(target, _flatten(pretrained.variables), pretrained.config)
+        raise ConfigError(
+            f"dialect {target.name} cannot express this net:\n  " + "\n  ".join(wrong)
+        )
+    arrays = save_arrays(target, flatten(pretrained.variables), pretrained.config)
     if path.suffix:
         files.write_safetensors(path, arrays, target.metadata)
         return
@@ -246,10 +210,10 @@ def save(pretrained: Pretrained, path: str | os.PathLike[str], *, dialect: str |
 
 
 def fold_channels(kernel: np.ndarray, in_channels: int) -> np.ndarray:
-    """A stem kernel [height, width, in, out] for another number of channels (timm: adapt_input_conv).
+    """A stem kernel [height, width, in, out] for another number of channels, as timm folds it.
 
-    One channel gets the sum over all, so that a grey image gives what its three equal channels gave; more
-    channels repeat the kernel's, scaled to keep the sum's size.
+    One channel gets the sum over all, so that a grey image gives what its three equal channels
+    gave; more channels repeat the kernel's, scaled to keep the sum's size.
 
     Raises:
         ConfigError: The kernel has other than 3 channels, and more than one is wanted.
@@ -257,7 +221,9 @@ def fold_channels(kernel: np.ndarray, in_channels: int) -> np.ndarray:
     if in_channels == 1:
         return kernel.astype(np.float32).sum(2, keepdims=True)
     if kernel.shape[2] != 3:
-        raise ConfigError(f"in_channels={in_channels} is not allowed: the file has {kernel.shape[2]}, not 3")
+        raise ConfigError(
+            f"in_channels={in_channels} is not allowed: the file has {kernel.shape[2]}, not 3"
+        )
     repeated = np.take(kernel.astype(np.float32), np.arange(in_channels) % 3, axis=2)
     return repeated * np.float32(3 / in_channels)
 
@@ -273,7 +239,11 @@ class _Identity:
 
 
 def _identify(
-    file: files.WeightFile, described: folders.Description | None, wanted: ResNetConfig | None, *, name: str
+    file: files.WeightFile,
+    described: folders.Description | None,
+    wanted: ResNetConfig | None,
+    *,
+    name: str,
 ) -> _Identity:
     seen = detect.detect(file.arrays, source=name)
     if wanted is not None:
@@ -318,38 +288,16 @@ def _in_words(preprocess: Preprocess) -> str:
 
 
 def _with_channels(preprocess: Preprocess, channels: int) -> Preprocess:
-    """The preprocessing for a folded stem: grey gets the average of the means, more channels repeat them."""
+    """The preprocessing for a folded stem: grey gets the average, more channels repeat."""
     if preprocess.channels == channels:
         return preprocess
     changes = {
-        name: (sum(values) / len(values),) if channels == 1 else tuple(np.resize(values, channels).tolist())
+        name: (sum(values) / len(values),)
+        if channels == 1
+        else tuple(np.resize(values, channels).tolist())
         for name, values in (("mean", preprocess.mean), ("std", preprocess.std))
     }
     return dataclasses.replace(preprocess, **changes, channel_order="rgb")
-
-
-def _variables(
-    expected: Mapping[str, Leaf], arrays: Mapping[str, np.ndarray], rng: int | jax.Array = 0
-) -> Variables:
-    """Nested float32 arrays on the default device; those that are absent are drawn."""
-    absent = {path: leaf for path, leaf in expected.items() if path not in arrays}
-    whole = {**arrays, **(initialize(absent, _seed(rng)) if absent else {})}
-    # device_put copies, and permutes axes while at it: faster than NumPy, and no view of a file survives.
-    placed = jax.device_put([whole[path].astype(np.float32, copy=False) for path in expected])
-    nested: Variables = {"params": {}, "batch_stats": {}}
-    for (path, leaf), array in zip(expected.items(), placed, strict=True):
-        nested[leaf.collection][tuple(path.split("/"))] = array
-    return {
-        collection: flax.traverse_util.unflatten_dict(tree) for collection, tree in nested.items() if tree
-    }
-
-
-def _flatten(variables: Variables) -> dict[str, np.ndarray]:
-    return {
-        path: np.asarray(array)
-        for tree in variables.values()
-        for path, array in flax.traverse_util.flatten_dict(tree, sep="/").items()
-    }
 
 
 def _sha256(paths: tuple[Path, ...]) -> str:
@@ -357,7 +305,3 @@ def _sha256(paths: tuple[Path, ...]) -> str:
         with paths[0].open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     return hashlib.sha256("".join(_sha256((path,)) for path in paths).encode()).hexdigest()
-
-
-def _seed(rng: int | jax.Array) -> int:
-    return rng if isinstance(rng, int) else int(jax.random.bits(rng, dtype=jnp.uint32))

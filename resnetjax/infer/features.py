@@ -1,12 +1,13 @@
 """Feature maps of a pretrained net."""
 
 import functools
+from typing import Any
 
 import jax
 from jaxtyping import Array, Float
 
 from resnetjax.nn.resnet import ResNet
-from resnetjax.zoo import Pretrained, Variables
+from resnetjax.pretrained import Pretrained, Variables
 
 
 def features(
@@ -22,8 +23,8 @@ def features(
     Args:
         pretrained: The net.
         images: As `pretrained.preprocess` makes them, of any height and width.
-        stages: "stem_conv", "stem", "stage1", ..., and in v2 "norm"; None for all of them. Nothing after the
-            last one is computed.
+        stages: "stem_conv", "stem", "stage1", ..., and in v2 "norm"; None for all of them. Nothing
+            after the last one is computed.
 
     Raises:
         ConfigError: No feature map has this name, or the images have another number of channels.
@@ -38,4 +39,5 @@ def features(
 def _features(
     model: ResNet, stages: tuple[str, ...], variables: Variables, images: Array
 ) -> dict[str, Array]:
-    return model.apply(variables, images, stages=stages, method="features")
+    found: Any = model.apply(variables, images, stages=stages, method="features")
+    return found

@@ -1,12 +1,13 @@
-"""The stem and the two residual blocks: an order of operations is a class, everything else is in the plan."""
+"""The stem and the two residual blocks: an order of operations is a class, all else the plan."""
 
 import flax.linen as nn
+from jaxtyping import Array, Float
 
 from resnetjax.nn import functions
-from resnetjax.nn.functions import Images
+from resnetjax.nn.functions import Images, Maps
 from resnetjax.nn.layers import ChannelAttention, Convolution, Mode, Normalization
-from resnetjax.plan import Block, Conv, Shortcut
-from resnetjax.plan import Stem as StemPlan
+from resnetjax.specs import Block, Conv, Shortcut
+from resnetjax.specs import Stem as StemPlan
 
 
 class Stem(nn.Module):
@@ -16,7 +17,9 @@ class Stem(nn.Module):
     mode: Mode
 
     @nn.compact
-    def __call__(self, x: Images) -> tuple[Images, Images]:
+    def __call__(
+        self, x: Images
+    ) -> tuple[Maps, Float[Array, "batch pooled_height pooled_width out_channels"]]:
         """The stem before its pooling, and after it."""
         for conv in self.spec.convs:
             x = conv_norm_act(x, conv, self.mode)
@@ -35,7 +38,7 @@ class PostBlock(nn.Module):
     mode: Mode
 
     @nn.compact
-    def __call__(self, x: Images) -> Images:
+    def __call__(self, x: Images) -> Maps:
         """The block's output for its input."""
         block, mode, y = self.spec, self.mode, x
         for i, conv in enumerate(block.convs):
@@ -53,7 +56,7 @@ class PreBlock(nn.Module):
     mode: Mode
 
     @nn.compact
-    def __call__(self, x: Images) -> Images:
+    def __call__(self, x: Images) -> Maps:
         """The block's output for its input."""
         block, mode, y, activated = self.spec, self.mode, x, x
         for i, conv in enumerate(block.convs):
@@ -69,19 +72,19 @@ class PreBlock(nn.Module):
 
 
 class Projection(nn.Module):
-    """A named scope for a convolution and its norm: a shortcut's, or the one that replaces the stem's pool."""
+    """A named scope for a convolution and its norm, in shortcuts and in place of a stem's pool."""
 
     spec: Conv
     mode: Mode
 
     @nn.compact
-    def __call__(self, x: Images) -> Images:
+    def __call__(self, x: Images) -> Maps:
         """Convolved, normalised, activated, as far as the plan says."""
         return conv_norm_act(x, self.spec, self.mode)
 
 
-def conv_norm_act(x: Images, conv: Conv, mode: Mode) -> Images:
-    """Convolution, norm, activation and pool in this order, as submodules of the module that calls."""
+def conv_norm_act(x: Images, conv: Conv, mode: Mode) -> Maps:
+    """Convolution, norm, activation and pool in this order, as submodules of the calling module."""
     x = Convolution(conv, mode, name=conv.name)(x)
     if conv.norm:
         x = Normalization(conv.norm, mode, name=conv.norm.name)(x)
@@ -89,7 +92,7 @@ def conv_norm_act(x: Images, conv: Conv, mode: Mode) -> Images:
     return functions.pool(x, conv.pool) if conv.pool else x
 
 
-def _shortcut(x: Images, activated: Images, shortcut: Shortcut, mode: Mode) -> Images:
+def _shortcut(x: Images, activated: Images, shortcut: Shortcut, mode: Mode) -> Maps:
     x = activated if shortcut.conv else x
     if shortcut.pool:
         x = functions.pool(x, shortcut.pool)

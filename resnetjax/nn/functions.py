@@ -14,9 +14,11 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from resnetjax.config import Activation
-from resnetjax.plan import Conv, Padding, Pool
+from resnetjax.specs import Conv, Padding, Pool
 
 Images = Float[Array, "batch height width channels"]
+Maps = Float[Array, "batch out_height out_width out_channels"]
+"""Images of another size, where a function changes it."""
 Kernel = Float[Array, "kernel kernel in out"]
 Channels = Float[Array, " channels"]
 Drop = Callable[[Array, float, Array], Array]
@@ -36,7 +38,7 @@ def activate(x: Images, activation: Activation | None) -> Images:
             return jax.nn.gelu(x, approximate=activation == "gelu_tanh")
 
 
-def convolve(x: Images, kernel: Kernel, conv: Conv) -> Images:
+def convolve(x: Images, kernel: Kernel, conv: Conv) -> Maps:
     """The convolution that a plan's `Conv` describes, without bias."""
     padding = "SAME" if conv.padding == "same" else [(conv.padding, conv.padding)] * 2
     return lax.conv_general_dilated(
@@ -51,7 +53,7 @@ def convolve(x: Images, kernel: Kernel, conv: Conv) -> Images:
 
 
 def standardize(kernel: Kernel, eps: float) -> Kernel:
-    """The kernel with mean 0 and variance 1 over each output's inputs (Qiao 2019; eps within the root)."""
+    """The kernel with mean 0 and variance 1 over each output's inputs (Qiao 2019)."""
     mean = kernel.mean((0, 1, 2), keepdims=True)
     var = kernel.var((0, 1, 2), keepdims=True)
     return (kernel - mean) * lax.rsqrt(var + eps)
@@ -75,7 +77,7 @@ def batch_statistics(x: Images, axis_name: str | None) -> tuple[Channels, Channe
 def normalize(
     x: Images, mean: Array, var: Array, scale: Channels, bias: Channels, eps: float, dtype: Any
 ) -> Images:
-    """`(x - mean) / sqrt(var + eps) * scale + bias`, computed in the statistics' precision, in `dtype`."""
+    """`(x - mean) / sqrt(var + eps) * scale + bias`, in the statistics' precision until the end."""
     factor = lax.rsqrt(var + eps) * _over(scale, var)
     return ((x - _over(mean, x)) * _over(factor, x) + _over(bias, x)).astype(dtype)
 
@@ -83,7 +85,7 @@ def normalize(
 def group_normalize(
     x: Images, scale: Channels, bias: Channels, groups: int, eps: float, dtype: Any
 ) -> Images:
-    """Group norm (Wu and He 2018): statistics of each image over its pixels and each group's channels."""
+    """Group norm (Wu and He 2018): statistics of each image over pixels and a group's channels."""
     batch, height, width, channels = x.shape
     grouped = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     grouped = grouped.reshape(batch, height * width, groups, channels // groups)
@@ -94,7 +96,7 @@ def group_normalize(
     return (out * _over(scale, out) + _over(bias, out)).astype(dtype)
 
 
-def pool(x: Images, spec: Pool) -> Images:
+def pool(x: Images, spec: Pool) -> Maps:
     """The pooling that a plan's `Pool` describes."""
     if spec.kind == "blur":
         return _blur(x, spec)
@@ -113,9 +115,8 @@ def pool(x: Images, spec: Pool) -> Images:
     return total / lax.reduce_window(pixels, 0.0, lax.add, window, strides, padding)
 
 
-
-def pad_channels(x: Images, features: int) -> Images:
-    """`features` channels of zeros more, half before and half after (option A of He et al. 2015)."""
+def pad_channels(x: Images, features: int) -> Maps:
+    """`features` channels of zeros more, half before and half after (option A of He 2015)."""
     before = features // 2
     return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (before, features - before)))
 
@@ -136,17 +137,23 @@ def drop_path(x: Images, rate: float, key: Array) -> Images:
 
 def dropout(x: Array, rate: float, key: Array) -> Array:
     """Each value dropped with probability `rate`, the rest scaled up."""
-    return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), jnp.zeros_like(x))
+    return jnp.where(
+        jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), jnp.zeros_like(x)
+    )
 
 
-def _blur(x: Images, spec: Pool) -> Images:
+def _blur(x: Images, spec: Pool) -> Maps:
     """Zhang 2019: a binomial filter on reflected borders, subsampled."""
     if not isinstance(spec.padding, int):
         raise AssertionError("a blur pads a fixed number of pixels")
-    row = jnp.array([comb(spec.size - 1, k) for k in range(spec.size)], x.dtype) / 2 ** (spec.size - 1)
+    row = jnp.array([comb(spec.size - 1, k) for k in range(spec.size)], x.dtype) / 2 ** (
+        spec.size - 1
+    )
     side, channels = (spec.padding, spec.padding), x.shape[-1]
     x = jnp.pad(x, ((0, 0), side, side, (0, 0)), mode="reflect")
-    kernel = jnp.broadcast_to(jnp.outer(row, row)[:, :, None, None], (spec.size, spec.size, 1, channels))
+    kernel = jnp.broadcast_to(
+        jnp.outer(row, row)[:, :, None, None], (spec.size, spec.size, 1, channels)
+    )
     return lax.conv_general_dilated(
         x,
         kernel,

@@ -1,40 +1,43 @@
-"""How each kind of array starts: the same distributions for `model.init` and, without tracing, for a whole net."""
+"""How each kind of array starts, in `model.init` and, without tracing, for a whole net."""
 
 import math
 import zlib
-from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.nn.initializers import Initializer, ones, variance_scaling, zeros
+from jax.nn.initializers import Initializer, constant, variance_scaling
 
 from resnetjax.measure import Leaf, LeafKind
 
-SCALING: dict[LeafKind, tuple[float, Literal["fan_in", "fan_out"], Literal["normal", "uniform"]]] = {
+SCALING: dict[
+    LeafKind, tuple[float, Literal["fan_in", "fan_out"], Literal["normal", "uniform"]]
+] = {
     # He 2015 over the outputs, as torchvision and timm start their convolutions.
     "conv": (2.0, "fan_out", "normal"),
     # torch.nn.Linear and Conv1d: uniform within 1 / sqrt(fan in).
     "dense": (1 / 3, "fan_in", "uniform"),
     "channel_conv": (1 / 3, "fan_in", "uniform"),
 }
+# float32 by name: under jax_enable_x64 JAX's default is float64.
+zeros, ones = constant(0.0, jnp.float32), constant(1.0, jnp.float32)
 CONSTANTS: dict[LeafKind, Initializer] = {"scale": ones, "bias": zeros, "mean": zeros, "var": ones}
 
 
 def initializer(kind: LeafKind, *, zero_init: bool = False) -> Initializer:
-    """What a module hands to `self.param` for an array of this kind; `zero_init` goes before all else."""
+    """What a module hands to `self.param` for an array of this kind; `zero_init` goes first."""
     if zero_init:
         return zeros
     if kind in CONSTANTS:
         return CONSTANTS[kind]
-    draw = variance_scaling(*SCALING[kind])
+    draw = variance_scaling(*SCALING[kind], dtype=jnp.float32)
 
-    def init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
-        # variance_scaling wants an axis of inputs and one of outputs; ECA's kernel has one of each.
-        return draw(key, shape, dtype) if len(shape) > 1 else draw(key, (*shape, 1), dtype)[:, 0]
-
-    return init
+    if kind != "channel_conv":
+        return draw
+    # variance_scaling wants an axis of inputs and one of outputs; ECA's kernel has one of each.
+    return lambda key, shape, dtype=jnp.float32, out_sharding=None: draw(
+        key, (*shape, 1), dtype, out_sharding
+    )[:, 0]
 
 
 def initialize(leaves: dict[str, Leaf], seed: int) -> dict[str, np.ndarray]:

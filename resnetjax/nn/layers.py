@@ -1,4 +1,4 @@
-"""Thin linen modules, one for each entry of a plan: they own parameters and call `resnetjax.nn.functions`."""
+"""Thin linen modules, one for each entry of a plan: they own parameters and call `functions`."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from resnetjax.nn import functions
-from resnetjax.nn.functions import Images
+from resnetjax.nn.functions import Images, Maps
 from resnetjax.nn.init import initializer
-from resnetjax.plan import Attention, Conv, Norm
+from resnetjax.specs import Attention, Conv, Norm
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,8 @@ class Mode:
 
     Attributes:
         train: Use and update batch statistics, and drop.
-        dtype: Of the activations and of the arithmetic on them; parameters and statistics stay float32.
+        dtype: Of the activations and of the arithmetic on them; parameters and statistics stay
+            float32.
         axis_name: A mapped axis over which batch statistics are averaged.
     """
 
@@ -36,7 +37,7 @@ class Convolution(nn.Module):
     mode: Mode
 
     @nn.compact
-    def __call__(self, x: Images) -> Images:
+    def __call__(self, x: Images) -> Maps:
         """The convolution alone; norm, activation and pool are the block's to order."""
         conv, dtype = self.spec, self.mode.dtype
         shape = (conv.kernel, conv.kernel, conv.in_features // conv.groups, conv.features)
@@ -45,7 +46,12 @@ class Convolution(nn.Module):
             kernel = functions.standardize(kernel, conv.standardize_eps)
         x = functions.convolve(x.astype(dtype), kernel.astype(dtype), conv)
         if conv.bias:
-            x = x + self.param("bias", initializer("bias"), (conv.features,)).astype(dtype)[None, None, None]
+            x = (
+                x
+                + self.param("bias", initializer("bias"), (conv.features,)).astype(dtype)[
+                    None, None, None
+                ]
+            )
         return x
 
 
@@ -63,14 +69,15 @@ class Normalization(nn.Module):
         bias = self.param("bias", initializer("bias"), shape)
         if norm.kind == "group":
             return functions.group_normalize(x, scale, bias, norm.groups, norm.eps, mode.dtype)
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
-        running_var = self.variable("batch_stats", "var", jnp.ones, shape)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
+        running_var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
         mean, var = running_mean.value, running_var.value
         if mode.train:
             mean, var = functions.batch_statistics(x, mode.axis_name)
             if not self.is_initializing():
                 for running, now in ((running_mean, mean), (running_var, var)):
-                    running.value = norm.decay * running.value + (1 - norm.decay) * now
+                    moved = norm.decay * running.value + (1 - norm.decay) * now
+                    running.value = moved.astype(running.value.dtype)
         return functions.normalize(x, mean, var, scale, bias, norm.eps, mode.dtype)
 
 

@@ -23,14 +23,15 @@ class ResNet(nn.Module):
 
     Attributes:
         config: The architecture.
-        dtype: Of the arithmetic (float32, bfloat16, float16, float64); parameters and statistics stay float32
-            and logits are float32 at least.
+        dtype: Of the arithmetic (float32, bfloat16, float16, float64); parameters and statistics
+            stay float32 and logits are float32 at least.
         remat: Recompute each block's activations in the backward pass in place of keeping them.
-        frozen: Parts ("stem", "stage1", ..., "norm") that behave as with `train=False` even in training: they
-            neither use nor move batch statistics, and drop nothing. Their parameters are the optimiser's
+        frozen: Parts ("stem", "stage1", ..., "norm") that behave as with `train=False` even in
+            training: they neither use nor move batch statistics, and drop nothing. Their parameters
+                are the optimiser's
             affair.
-        axis_name: A mapped axis (`pmap`, `shard_map`) over which batch statistics are averaged. Under `jit`,
-            sharded or not, statistics are global without it.
+        axis_name: A mapped axis (`pmap`, `shard_map`) over which batch statistics are averaged.
+            Under `jit`, sharded or not, statistics are global without it.
 
     Example:
         >>> import jax
@@ -59,7 +60,8 @@ class ResNet(nn.Module):
 
         Raises:
             BatchNormError: `train=True` and `batch_stats` is not mutable.
-            ConfigError: The images have another number of channels than the config, or are not of rank 4.
+            ConfigError: The images have another number of channels than the config, or are not of
+                rank 4.
         """
         return self._run(images, train, None)["logits"]
 
@@ -70,7 +72,7 @@ class ResNet(nn.Module):
         stages: tuple[str, ...],
         train: bool = False,
     ) -> dict[str, Images]:
-        """The named feature maps, in the order asked for; nothing after the last of them is computed.
+        """The named feature maps, as ordered; nothing after the last of them is computed.
 
         Args:
             images: Preprocessed as the weights want them.
@@ -133,7 +135,8 @@ class ResNet(nn.Module):
         expected = self.config.in_channels
         if images.ndim != 4 or images.shape[-1] != expected:
             raise ConfigError(
-                f"images of shape {images.shape} do not fit: expected (batch, height, width, {expected})"
+                f"images of shape {images.shape} do not fit: "
+                f"expected (batch, height, width, {expected})"
             )
         names = [info.name for info in self.feature_info]
         for field, asked, allowed in (
@@ -146,6 +149,6 @@ class ResNet(nn.Module):
         if train and self.config.norm == "batch" and not self.is_mutable_collection("batch_stats"):
             raise BatchNormError(
                 "train=True updates the running statistics: call "
-                'model.apply(variables, images, train=True, mutable=["batch_stats"]), which returns '
-                "(logits, updates), or use train=False"
+                'model.apply(variables, images, train=True, mutable=["batch_stats"]), which '
+                "returns (logits, updates), or use train=False"
             )

@@ -1,0 +1,1 @@
+"""Weight files of other systems: readers, names, and which is which."""

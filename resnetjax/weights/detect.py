@@ -1,8 +1,8 @@
 """Which dialect and which architecture a set of arrays is, from their names and shapes alone.
 
-Names are probed by translating our own paths, so what is known of a dialect stays in its table. What names and
-shapes cannot tell (where the stride is, how a pool pads) comes from the first architecture that fits, and is
-reported as an assumption.
+Names are probed by translating our own paths, so what is known of a dialect stays in its table.
+What names and shapes cannot tell (where the stride is, how a pool pads) comes from the first
+architecture that fits, and is reported as an assumption.
 """
 
 import fnmatch
@@ -17,7 +17,14 @@ from resnetjax.errors import ConfigError, UnsupportedFile
 from resnetjax.measure import leaves
 from resnetjax.plan import plan
 from resnetjax.presets import ARCHITECTURES
-from resnetjax.weights.dialect import Dialect, base_config, entries, entry, inexpressible, strip_root
+from resnetjax.weights.dialect import (
+    Dialect,
+    base_config,
+    entries,
+    entry,
+    inexpressible,
+    strip_root,
+)
 from resnetjax.weights.dialects import DIALECTS
 
 
@@ -29,7 +36,8 @@ class Detection:
         dialect: Whose names they have.
         config: The net, with the file's classes and input channels.
         arch: The architecture's name, or None for a net that has none.
-        alternatives: Architectures whose arrays have the same names and shapes, and which compute other things.
+        alternatives: Architectures whose arrays have the same names and shapes, and which compute
+            other things.
     """
 
     dialect: Dialect
@@ -40,12 +48,14 @@ class Detection:
 
 # What names and shapes tell. Everything else in a config is assumed.
 VISIBLE = (
-    "blocks", "depths", "widths", "order", "stem", "stem_width", "shortcut", "shortcut_norm", "shortcut_kernel",
-    "groups", "group_width", "reduce_first", "norm", "bias_sites", "attention",
+    "blocks", "depths", "widths", "order", "stem", "stem_width", "shortcut", "shortcut_norm",
+    "shortcut_kernel", "groups", "group_width", "reduce_first", "norm", "bias_sites", "attention",
 )  # fmt: skip
 
 
-def detect(arrays: Mapping[str, np.ndarray], *, source: str, dialect: Dialect | None = None) -> Detection:
+def detect(
+    arrays: Mapping[str, np.ndarray], *, source: str, dialect: Dialect | None = None
+) -> Detection:
     """The dialect and architecture whose arrays these are.
 
     Args:
@@ -77,7 +87,9 @@ def detect(arrays: Mapping[str, np.ndarray], *, source: str, dialect: Dialect | 
     return best[1]
 
 
-def sized_like(config: ResNetConfig, arrays: Mapping[str, np.ndarray], dialect: Dialect) -> ResNetConfig:
+def sized_like(
+    config: ResNetConfig, arrays: Mapping[str, np.ndarray], dialect: Dialect
+) -> ResNetConfig:
     """The config with the class count and input channels that the arrays have."""
     probe = _Probe(dialect, strip_root(dialect, arrays))
     first = probe.array("stem/conv1/kernel", "conv", config)
@@ -86,7 +98,7 @@ def sized_like(config: ResNetConfig, arrays: Mapping[str, np.ndarray], dialect: 
 
 
 def _fit(dialect: Dialect, config: ResNetConfig, theirs: Mapping[str, np.ndarray]) -> float:
-    """The share of names that the arrays and the config have in common; negative if it cannot be expressed."""
+    """The share of names that arrays and config have in common; negative if inexpressible."""
     try:
         ours = {named.name for named in entries(dialect, config).values()}
     except ConfigError:
@@ -116,7 +128,7 @@ def _name(
 
 
 def _has_names(dialect: Dialect, config: ResNetConfig, theirs: Mapping[str, np.ndarray]) -> bool:
-    """Whether what the dialect calls the stem's pool and the attention's first block is what there is."""
+    """Whether the stem's pool and the first block's attention are there as the config has them."""
     parts = ("stem/pool/conv/kernel", "stage1_block1/attention/reduce/kernel")
     wanted = leaves(plan(config))
     for path in parts:
@@ -149,7 +161,9 @@ class _Probe:
 
     def has(self, path: str, config: ResNetConfig) -> bool:
         """Whether our array of this path is there, whatever its shape."""
-        kind = {"kernel": "conv", "scale": "scale", "bias": "bias", "mean": "mean"}[path.rpartition("/")[2]]
+        kind = {"kernel": "conv", "scale": "scale", "bias": "bias", "mean": "mean"}[
+            path.rpartition("/")[2]
+        ]
         named = entry(self.dialect, path, kind, config)
         return named is not None and named.name in self.theirs
 
@@ -159,12 +173,16 @@ class _Probe:
         return 0 if head is None else head.shape[1]
 
     def config(self) -> ResNetConfig | None:
-        """The net that these arrays are of, as far as they tell; None if their stem is not of this dialect."""
+        """The net of these arrays, as far as they tell; None if it cannot be of this dialect."""
         for stem in ("conv7", "conv3", "deep"):
             skeleton = self._skeleton(stem=stem)
             first = self.array("stem/conv1/kernel", "conv", skeleton)
             last = self.array("stem/conv3/kernel", "conv", skeleton) if stem == "deep" else first
-            if first is not None and last is not None and first.shape[0] == (7 if stem == "conv7" else 3):
+            if (
+                first is not None
+                and last is not None
+                and first.shape[0] == (7 if stem == "conv7" else 3)
+            ):
                 break
         else:
             return None
@@ -258,10 +276,17 @@ class _Probe:
                 if kernel is None:
                     continue
                 other = skeleton.replace(shortcut="avg_conv")
-                if kind == "conv" and self.array(f"{prefix}/conv/kernel", "conv", other) is not None:
+                if (
+                    kind == "conv"
+                    and self.array(f"{prefix}/conv/kernel", "conv", other) is not None
+                ):
                     self.hidden.add("shortcut")  # one name for both
                 normed = self.has(f"{prefix}/norm/scale", config)
-                return {"shortcut": kind, "shortcut_norm": normed, "shortcut_kernel": kernel.shape[0]}
+                return {
+                    "shortcut": kind,
+                    "shortcut_norm": normed,
+                    "shortcut_kernel": kernel.shape[0],
+                }
         return {"shortcut": "pad"}
 
     def _attention(self, stages: int, skeleton: ResNetConfig) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """The conversion engine: one table of names, read in both directions.
 
-A dialect says what another framework calls each of our modules. Names are only ever translated from ours to
-theirs, starting from the list of our own arrays, so that loading and saving cannot drift apart and no pattern
-is ever inverted.
+A dialect says what another framework calls each of our modules. Names are only ever translated from
+ours to theirs, starting from the list of our own arrays, so that loading and saving cannot drift
+apart and no pattern is ever inverted.
 """
 
 import functools
@@ -24,9 +24,12 @@ class Rule:
     """What a module is called.
 
     Attributes:
-        ours: Path of our modules, with `{s}`, `{b}` and `{n}` for the numbers of stage, block and layer.
-        theirs: Their name, with the same fields, and `{s0}`, `{b0}`, `{n0}` for numbers counted from zero.
-        when: Config fields and the values for which the rule holds; of several rules the first that does wins.
+        ours: Path of our modules, with `{s}`, `{b}` and `{n}` for the numbers of stage, block and
+            layer.
+        theirs: Their name, with the same fields, and `{s0}`, `{b0}`, `{n0}` for numbers counted
+            from zero.
+        when: Config fields and the values for which the rule holds; of several rules the first that
+            does wins.
         layout: Overrides the layout of the module's kernel.
     """
 
@@ -50,7 +53,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Layout:
-    """How an array of theirs becomes ours: singleton axes beyond `rank` dropped, then the axes permuted."""
+    """How an array of theirs becomes ours: singleton axes dropped, then the others permuted."""
 
     permutation: tuple[int, ...]
     singletons: tuple[int, ...] = ()
@@ -84,8 +87,8 @@ class Dialect:
         markers: Names of which an array file of this dialect has one.
         families: Patterns of the architectures that a file of this dialect may hold.
         base: The config fields in which the system differs from the defaults.
-        expresses: The fields for which the system has a choice, and the values, `ANY` for all; the other fields
-            are as in `base`.
+        expresses: The fields for which the system has a choice, and the values, `ANY` for all; the
+            other fields are as in `base`.
         preprocess: How images are taken to be prepared where a file does not say.
         metadata: What a safetensors file says of itself.
         separator: Between the parts of a name.
@@ -177,10 +180,12 @@ def load_arrays(
         config: The net to fill.
         source: Named in errors.
         new_head: Leave the head out: it is not looked for, and theirs is not unexpected.
-        strict: Raise at the first sight of anything that does not fit, after all of it has been looked at.
+        strict: Raise at the first sight of anything that does not fit, after all of it has been
+            looked at.
 
     Raises:
-        WeightsMismatch: Arrays are missing, unexpected or mis-shaped; all are listed, by both names.
+        WeightsMismatch: Arrays are missing, unexpected or mis-shaped; all are listed, by both
+            names.
     """
     expected = leaves(plan(config))
     named = entries(dialect, config)
@@ -208,8 +213,8 @@ def load_arrays(
         raise WeightsMismatch(
             f"{source} does not fit (dialect {dialect.name}):\n"
             + "\n".join(problems)
-            + "\nPass arch= or config= for another architecture, num_classes= for a new head, or strict=False "
-            "to skip what does not fit (it lists what it skipped)."
+            + "\nPass arch= or config= for another architecture, num_classes= for a new head, or "
+            "strict=False to skip what does not fit (it lists what it skipped)."
         )
     return loaded, tuple(line.strip() for line in problems)
 
@@ -230,9 +235,11 @@ def save_arrays(
 
 
 def inexpressible(dialect: Dialect, config: ResNetConfig) -> list[str]:
-    """The fields of a config that no net of this dialect's system can have, as `field=value` phrases."""
+    """What no net of this dialect's system can have, as `field=value` phrases."""
     base = base_config(dialect, config.depths, config.widths)
-    allowed = {name: dialect.expresses.get(name, (value,)) for name, value in base.to_json().items()}
+    allowed = {
+        name: dialect.expresses.get(name, (value,)) for name, value in base.to_json().items()
+    }
     return [
         f"{name}={value!r} ({dialect.name} has {' or '.join(map(repr, allowed[name]))})"
         for name, value in config.to_json().items()
@@ -249,8 +256,8 @@ def base_config(dialect: Dialect, depths: tuple[int, ...], widths: tuple[int, ..
 
 # Sizes, which every system leaves free, and what matters in training only.
 _FREE = (
-    "depths", "widths", "num_classes", "in_channels", "norm_decay", "drop_path_rate", "block_dropout", "dropout",
-    "zero_init_residual",
+    "depths", "widths", "num_classes", "in_channels",
+    "norm_decay", "drop_path_rate", "block_dropout", "dropout", "zero_init_residual",
 )  # fmt: skip
 
 

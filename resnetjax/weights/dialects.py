@@ -1,4 +1,4 @@
-"""The dialects: what torchvision, timm, Transformers and akamaster's CIFAR nets call our arrays, and we do."""
+"""The dialects: what torchvision, timm, Transformers, akamaster and we call our arrays."""
 
 import dataclasses
 import difflib
@@ -193,7 +193,7 @@ _OURS = (
 NATIVE = Dialect(
     name="resnetjax",
     rules=tuple(Rule(module, module) for module in _OURS),
-    leaf_names={kind: "kernel" for kind in ("conv", "dense", "channel_conv")}
+    leaf_names=dict.fromkeys(("conv", "dense", "channel_conv"), "kernel")
     | {kind: kind for kind in ("scale", "bias", "mean", "var")},
     layouts={},
     markers=("stage1_block1/conv1/kernel",),
@@ -207,7 +207,8 @@ NATIVE = Dialect(
 
 # In the order in which `detect` tries them.
 DIALECTS: dict[str, Dialect] = {
-    dialect.name: dialect for dialect in (NATIVE, AKAMASTER, TIMM_V2, TRANSFORMERS, TORCHVISION, TIMM)
+    dialect.name: dialect
+    for dialect in (NATIVE, AKAMASTER, TIMM_V2, TRANSFORMERS, TORCHVISION, TIMM)
 }
 
 

@@ -96,12 +96,16 @@ class Viewer:
         if self.budget < 0:
             raise UnsafeWeights("the tensors repeat the bytes of the file many times over")
         if size == 0:
-            return np.empty(tuple(shape), dtype)
-        array = np.ndarray(
-            tuple(shape),
-            dtype,
-            buffer=data,
-            offset=offset * dtype.itemsize,
-            strides=[step * dtype.itemsize for step in strides],
-        )
-        return array if array.flags.aligned else array.copy()
+            array = np.empty(tuple(shape), dtype)
+        else:
+            array = np.ndarray(
+                tuple(shape),
+                dtype,
+                buffer=data,
+                offset=offset * dtype.itemsize,
+                strides=[stride * dtype.itemsize for stride in strides],
+            )
+        if not array.flags.aligned:
+            array = array.copy()
+        array.flags.writeable = False
+        return array

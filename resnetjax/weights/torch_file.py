@@ -11,7 +11,7 @@ from resnetjax.weights.torch_containers import Container, Kind, Storage, detect,
 from resnetjax.weights.torch_names import DTYPES, Name, NumpyType, Persistent, Tensor
 
 MAX_DEPTH = 64
-MAX_OBJECTS = 1_000_000
+MAX_OBJECTS = 500_000
 
 
 def read(path: str | os.PathLike[str]) -> Any:

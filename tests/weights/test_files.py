@@ -49,6 +49,7 @@ def test_the_content_decides_the_format(read, content, expected, extension, tmp_
     assert file.metadata == {}
     assert file.paths == (tmp_path / f"weights.{extension}",)
     np.testing.assert_array_equal(file.arrays["w"], SIX)
+    assert not file.arrays["w"].flags.writeable
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,257 @@
+"""The `resnetjax` command: each verb imports what it needs when it runs."""
+
+import json
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from resnetjax.errors import BadImage, ResNetJAXError, UnknownName
+
+if TYPE_CHECKING:
+    from resnetjax.config import ResNetConfig
+    from resnetjax.pretrained import Pretrained
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+Model = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
+Images = Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE...")]
+Name = Annotated[str | None, tyro.conf.arg(metavar="NAME")]
+
+
+def main() -> None:
+    """Runs the command line: exit code 2 and one message on stderr for bad input."""
+    warnings.showwarning = _show_warning
+    verbs = {"names": names, "info": info, "convert": convert, "predict": predict}
+    try:
+        code = tyro.extras.subcommand_cli_from_dict(
+            verbs, prog="resnetjax", description=_ABOUT, config=(tyro.conf.FlagCreatePairsOff,)
+        )
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has seen enough: `resnetjax names | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except (ResNetJAXError, OSError) as error:
+        _say(f"error: {error}")
+        code = 2
+    except KeyboardInterrupt:
+        code = 130
+    sys.exit(code)
+
+
+_ABOUT = "ResNets in JAX: read PyTorch weights, convert them, and put them to use."
+
+
+def names(glob: tyro.conf.Positional[str] = "*") -> int:
+    """List the architectures.
+
+    Args:
+        glob: Shell pattern, such as 'resnet*d'.
+    """
+    from resnetjax import presets
+    from resnetjax.measure import flops, parameter_count
+    from resnetjax.plan import plan
+
+    found = presets.names(glob)
+    if not found:
+        raise UnknownName(f"no architecture matches {glob!r}")
+    print(f"{'name':<24} {'parameters':>12} {'GFLOPs':>8}")
+    for name in found:
+        net = plan(presets.get(name))
+        side = 32 if presets.get(name).stem == "conv3" else 224
+        operations = flops(net, height=side, width=side)
+        print(f"{name:<24} {parameter_count(net):>12,} {operations / 1e9:>8.2f}")
+    return 0
+
+
+def info(model: Model, *, tree: bool = False, json: bool = False) -> int:
+    """Say what a net is: configuration, size, features, where it came from.
+
+    Args:
+        model: A weight file, a directory, or the name of an architecture.
+        tree: List every array too.
+        json: Print one JSON object.
+    """
+    return _print_info(model, tree=tree, as_json=json)
+
+
+def convert(
+    source: Model,
+    destination: tyro.conf.Positional[Path],
+    *,
+    dialect: Name = None,
+    arch: Name = None,
+) -> int:
+    """Rewrite weights: as a resnetjax directory, or as .safetensors under another system's names.
+
+    Args:
+        source: A weight file or a directory.
+        destination: A directory, or a file ending in .safetensors.
+        dialect: Whose names the arrays get: torchvision, timm, timm_v2, transformers, akamaster,
+            resnetjax.
+        arch: Name of the architecture, where the file cannot tell.
+    """
+    from resnetjax import zoo
+
+    pretrained = zoo.load(source, arch=arch)
+    zoo.save(pretrained, destination, dialect=dialect)
+    found = pretrained.source
+    print(f"{source}: {found.arch or 'a net without a name'} ({found.dialect}, {found.format})")
+    print(f"{destination}: written as {dialect or 'resnetjax'}")
+    return 0
+
+
+def predict(
+    model: Model,
+    images: Images,
+    *,
+    top: int = 5,
+    json: bool = False,
+    batch_size: int = 32,
+    arch: Name = None,
+) -> int:
+    """Print the likeliest labels of images.
+
+    Args:
+        model: A weight file or a directory.
+        images: JPEG, PNG or WEBP files, or directories of them.
+        top: Number of labels an image.
+        json: Print a list with one object an image.
+        batch_size: Images run at once.
+        arch: Name of the architecture, where the file cannot tell.
+    """
+    from resnetjax import zoo
+    from resnetjax.infer.predict import predict_each
+
+    if not images:
+        raise BadImage("no images are given: name files or directories after the model")
+    paths = [path for given in images for path in _image_files(given)]
+    pretrained = zoo.load(model, arch=arch)
+    rows: list[dict[str, Any]] = []
+    failed = 0
+    results = predict_each(pretrained, paths, top=top, batch_size=batch_size)
+    for path, result in zip(paths, _with_progress(results, len(paths)), strict=True):
+        row: dict[str, Any] = {"image": str(path), "predictions": []}
+        if isinstance(result, BadImage):
+            failed += 1
+            row["error"] = str(result)
+            _say(f"error: {result}")
+        else:
+            row["predictions"] = [vars(prediction) for prediction in result]
+        rows.append(row)
+        if not json:
+            _print_row(row)
+    if json:
+        _print_json(rows)
+    return 2 if failed else 0
+
+
+def _image_files(given: Path) -> list[Path]:
+    """The file itself, or the images of a directory and those below it, sorted."""
+    if not given.exists():
+        raise BadImage(f"there is no file or directory {str(given)!r}")
+    if not given.is_dir():
+        return [given]
+    found = sorted(path for path in given.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not found:
+        raise BadImage(f"{given}: no images in it (looked for {', '.join(IMAGE_SUFFIXES)})")
+    return found
+
+
+def _with_progress(results: Iterator[Any], total: int) -> Iterator[Any]:
+    """The results, with a bar on stderr while there are many and somebody looks."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    if total < 2 or not console.is_terminal:
+        yield from results
+        return
+    yield from track(results, "predicting", total=total, console=console, transient=True)
+
+
+def _print_row(row: dict[str, Any]) -> None:
+    if row["predictions"]:
+        print(row["image"])
+    for prediction in row["predictions"]:
+        print(f"  {prediction['probability']:8.4f}  {prediction['label']} ({prediction['index']})")
+
+
+def _print_info(model: str, *, tree: bool, as_json: bool) -> int:
+    from resnetjax.measure import feature_info, flops, leaves, parameter_count, statistics_count
+    from resnetjax.plan import plan
+
+    config, pretrained = _open(model)
+    net = plan(config)
+    height, width = pretrained.preprocess.crop_px if pretrained else _default_side(config)
+    facts: dict[str, Any] = {
+        "architecture": pretrained.source.arch if pretrained else model,
+        "parameters": parameter_count(net),
+        "statistics": statistics_count(net),
+        "flops": flops(net, height=height, width=width),
+        "image": [height, width, config.in_channels],
+        "features": [vars(feature) for feature in feature_info(net)],
+        "config": config.to_json(),
+    }
+    if pretrained:
+        labels = pretrained.labels
+        facts["source"] = vars(pretrained.source)
+        facts["preprocess"] = pretrained.preprocess.to_json()
+        facts["labels"] = (
+            {"classes": len(labels.names), "activation": labels.activation} if labels else None
+        )
+    if tree:
+        facts["tree"] = {path: list(leaf.shape) for path, leaf in leaves(net).items()}
+    if as_json:
+        _print_json(facts)
+    else:
+        _print_facts(facts)
+    return 0
+
+
+def _open(model: str) -> "tuple[ResNetConfig, Pretrained | None]":
+    """A file or directory, loaded, or an architecture by name."""
+    from resnetjax import presets, zoo
+
+    if Path(model).exists():
+        pretrained = zoo.load(model)
+        return pretrained.config, pretrained
+    return presets.get(model), None
+
+
+def _default_side(config: "ResNetConfig") -> tuple[int, int]:
+    return (32, 32) if config.stem == "conv3" else (224, 224)
+
+
+def _print_facts(facts: dict[str, Any]) -> None:
+    height, width, channels = facts["image"]
+    print(f"{facts['architecture'] or 'a net without a name'}")
+    print(f"  parameters  {facts['parameters']:,} and {facts['statistics']:,} running statistics")
+    print(f"  arithmetic  {facts['flops'] / 1e9:.2f} GFLOPs for {height}x{width}x{channels}")
+    for name in ("source", "preprocess", "labels", "config"):
+        if facts.get(name):
+            print(f"  {name}")
+            for key, value in facts[name].items():
+                print(f"    {key:<26} {value}")
+    print("  features                     channels  stride")
+    for feature in facts["features"]:
+        print(f"    {feature['name']:<24} {feature['channels']:>10} {feature['stride']:>7}")
+    if "tree" in facts:
+        print("  arrays")
+        for path, shape in facts["tree"].items():
+            print(f"    {path:<44} {tuple(shape)}")
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1))
+
+
+def _say(message: str) -> None:
+    print(f"resnetjax: {message}", file=sys.stderr)
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    _say(f"note: {message}")

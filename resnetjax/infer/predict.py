@@ -1,0 +1,175 @@
+"""From images to labels: decoded ahead on threads, run on the device in batches of few shapes."""
+
+import functools
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, UInt8
+from PIL import Image
+
+from resnetjax.config import Preprocess
+from resnetjax.data.preprocess import ImageSource, crop, decode, normalize
+from resnetjax.errors import BadImage, ConfigError
+from resnetjax.nn.resnet import ResNet
+from resnetjax.pretrained import Pretrained, Variables
+
+Activation = Literal["softmax", "sigmoid", "none"]
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One class of an image.
+
+    Attributes:
+        label: The class's name, or its index in digits where names are unknown.
+        index: Of the output.
+        probability: What the labels' activation makes of the logit (softmax where labels are
+            unknown); the logit itself where that is "none".
+    """
+
+    label: str
+    index: int
+    probability: float
+
+
+def predict(
+    pretrained: Pretrained,
+    images: ImageSource | Iterable[ImageSource],
+    *,
+    top: int = 5,
+    batch_size: int = 32,
+) -> list[list[Prediction]]:
+    """The likeliest classes of each image, likeliest first.
+
+    Args:
+        pretrained: The net.
+        images: Paths, bytes, Pillow images or uint8[height, width, channels] arrays; one alone is a
+            list of one.
+        top: Number of classes an image, at most as many as there are.
+        batch_size: Images run at once. Fewer are padded to the next power of two, so that few
+            shapes compile.
+
+    Raises:
+        BadImage: An image cannot be decoded; the message names it. `predict_each` goes on after
+            one.
+        ConfigError: The net has no head.
+
+    Example:
+        >>> import resnetjax as rj
+        >>> model, variables = rj.create("cifar_resnet20")
+        >>> small = rj.Preprocess(crop_px=(32, 32), resize_mode="none", resize_px=None)
+        >>> pre = rj.Pretrained(
+        ...     model=model, variables=variables, config=model.config, preprocess=small
+        ... )
+        >>> [
+        ...     [p.index for p in found]
+        ...     for found in rj.predict(pre, [np.zeros((32, 32, 3), np.uint8)], top=0)
+        ... ]
+        [[]]
+    """
+    one = (
+        isinstance(images, str | bytes | os.PathLike | Image.Image)
+        or getattr(images, "ndim", 4) < 4
+    )
+    sources: Iterable[ImageSource] = [images] if one else images  # type: ignore[list-item]
+    found = []
+    for result in predict_each(pretrained, sources, top=top, batch_size=batch_size):
+        if isinstance(result, BadImage):
+            raise result
+        found.append(result)
+    return found
+
+
+def predict_each(
+    pretrained: Pretrained, images: Iterable[ImageSource], *, top: int = 5, batch_size: int = 32
+) -> Iterator[list[Prediction] | BadImage]:
+    """As `predict`, one image at a time as batches finish; an image that is bad yields its error.
+
+    Raises:
+        ConfigError: The net has no head, or `batch_size` is below 1.
+    """
+    if not pretrained.config.num_classes:
+        raise ConfigError(
+            "the net has no head (num_classes=0): load it with num_classes= to predict"
+        )
+    if batch_size < 1 or top < 0:
+        raise ConfigError(
+            f"batch_size={batch_size}, top={top} is not allowed: use 1 or more, 0 or more"
+        )
+    labels, preprocess = pretrained.labels, pretrained.preprocess
+    count = min(top, pretrained.config.num_classes)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for batch in _ahead(pool, functools.partial(_pixels, preprocess), images, batch_size):
+            good = [pixels for pixels in batch if not isinstance(pixels, BadImage)]
+            scores = indices = np.zeros((0, count))
+            if good:
+                scores, indices = _top(
+                    pretrained.model,
+                    preprocess,
+                    labels.activation if labels else "softmax",
+                    count,
+                    pretrained.variables,
+                    _padded(good, batch_size),
+                )
+            rows = zip(np.asarray(scores).tolist(), np.asarray(indices).tolist(), strict=True)
+            for pixels in batch:
+                if isinstance(pixels, BadImage):
+                    yield pixels
+                    continue
+                yield [
+                    Prediction(labels.names[index] if labels else str(index), index, score)
+                    for score, index in zip(*next(rows), strict=True)
+                ]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _top(
+    model: ResNet,
+    preprocess: Preprocess,
+    activation: Activation,
+    count: int,
+    variables: Variables,
+    pixels: UInt8[Array, "batch height width channels"],
+) -> tuple[Float[Array, "batch top"], Int[Array, "batch top"]]:
+    logits: Any = model.apply(variables, normalize(pixels, preprocess), train=False)
+    if activation == "softmax":
+        logits = jax.nn.softmax(logits)
+    elif activation == "sigmoid":
+        logits = jax.nn.sigmoid(logits)
+    return jax.lax.top_k(logits, count)
+
+
+def _pixels(preprocess: Preprocess, source: ImageSource) -> np.ndarray | BadImage:
+    try:
+        return crop(decode(source, channels=preprocess.channels), preprocess)
+    except BadImage as error:
+        return error
+
+
+def _padded(images: list[np.ndarray], batch_size: int) -> Array:
+    """The images with zeros after them, up to a power of two or the whole batch."""
+    size = min(1 << (len(images) - 1).bit_length(), batch_size)
+    batch = np.zeros((size, *images[0].shape), np.uint8)
+    batch[: len(images)] = images
+    return jnp.asarray(batch)
+
+
+def _ahead(
+    pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[T], size: int
+) -> Iterator[list[R]]:
+    """Batches of finished work; the next batch is under way while one is used."""
+    remaining = iter(items)
+    waiting = [pool.submit(work, item) for item in itertools.islice(remaining, size)]
+    while waiting:
+        following = [pool.submit(work, item) for item in itertools.islice(remaining, size)]
+        yield [future.result() for future in waiting]
+        waiting = following

@@ -1,0 +1,110 @@
+"""A net with its weights, and what goes in and comes out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from resnetjax.config import Labels, Preprocess, ResNetConfig
+from resnetjax.errors import ConfigError
+from resnetjax.measure import Leaf
+from resnetjax.nn.init import initialize
+from resnetjax.nn.resnet import ResNet
+
+Variables = dict[str, Any]
+"""`{"params": ..., "batch_stats": ...}`, nested as the modules are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where weights came from.
+
+    Attributes:
+        path: The file or directory, or "" for random weights.
+        format: Of the file ("safetensors", "torch-zip", ...).
+        dialect: Whose names its arrays had.
+        arch: The architecture's name; None for a net that has none.
+        sha256: Digest of the file; of an index and its shards, the digest of their digests.
+        licence: Where it is known.
+        assumptions: What the file left open, and how it was read.
+        skipped: With `strict=False`, what did not fit and was left out.
+    """
+
+    path: str = ""
+    format: str | None = None
+    dialect: str | None = None
+    arch: str | None = None
+    sha256: str | None = None
+    licence: str | None = None
+    assumptions: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrained:
+    """A net with its weights, and what goes in and comes out.
+
+    Attributes:
+        model: The module: `model.apply(variables, images, train=False)` gives logits.
+        variables: `{"params": ..., "batch_stats": ...}`, float32 on the default device.
+        config: The architecture.
+        preprocess: How an image becomes the net's input.
+        labels: What the outputs mean, or None where that is unknown.
+        source: Where the weights came from.
+    """
+
+    model: ResNet
+    variables: Variables
+    config: ResNetConfig
+    preprocess: Preprocess
+    labels: Labels | None = None
+    source: Source = field(default_factory=Source)
+
+    def __post_init__(self) -> None:
+        classes = self.config.num_classes
+        if self.labels is not None and len(self.labels.names) != classes:
+            raise ConfigError(
+                f"labels has {len(self.labels.names)} names, but the net {classes} outputs"
+            )
+        if self.preprocess.channels != self.config.in_channels:
+            raise ConfigError(
+                f"preprocess makes {self.preprocess.channels} channels, "
+                f"but the net takes {self.config.in_channels}"
+            )
+
+
+def make_variables(
+    expected: Mapping[str, Leaf], arrays: Mapping[str, np.ndarray], rng: int | jax.Array = 0
+) -> Variables:
+    """Nested float32 arrays on the default device; those that are absent are drawn."""
+    absent = {path: leaf for path, leaf in expected.items() if path not in arrays}
+    whole = {**arrays, **(initialize(absent, seed_of(rng)) if absent else {})}
+    # device_put copies, and permutes axes while at it: faster than NumPy, and no view of a file
+    # survives.
+    placed = jax.device_put([whole[path].astype(np.float32, copy=False) for path in expected])
+    nested: Variables = {"params": {}, "batch_stats": {}}
+    for (path, leaf), array in zip(expected.items(), placed, strict=True):
+        nested[leaf.collection][tuple(path.split("/"))] = array
+    return {
+        collection: flax.traverse_util.unflatten_dict(tree)
+        for collection, tree in nested.items()
+        if tree
+    }
+
+
+def flatten(variables: Variables) -> dict[str, np.ndarray]:
+    """The arrays of both collections by path, on the host."""
+    return {
+        path: np.asarray(array)
+        for tree in variables.values()
+        for path, array in flax.traverse_util.flatten_dict(tree, sep="/").items()
+    }
+
+
+def seed_of(rng: int | jax.Array) -> int:
+    """A seed, or what a key of `jax.random.key` draws as one."""
+    return rng if isinstance(rng, int) else int(jax.random.bits(rng, dtype=jnp.uint32))
