@@ -4,7 +4,7 @@ PYTHON ?= python3
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-network parity parity-full lint types format clean distclean
+.PHONY: help demo test test-slow test-network parity parity-env parity-full lint types format clean distclean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +23,8 @@ test-network: .venv/dev.stamp ## the tests that download
 
 parity: .venv-parity/parity.stamp ## compare with torchvision, timm and Transformers
 	@.venv-parity/bin/pytest tests/parity
+
+parity-env: .venv-parity/parity.stamp ## only make the environment with PyTorch, for scripts/benchmark.py
 
 parity-full: .venv-parity/parity.stamp ## the same with every net that takes minutes
 	@.venv-parity/bin/pytest tests/parity -m "not network"

@@ -1,5 +1,6 @@
 """The `resnetjax` command: each verb imports what it needs when it runs."""
 
+import io
 import json
 import os
 import sys
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from resnetjax.errors import BadImage, ResNetJAXError, UnknownName
+from resnetjax.errors import BadImage, ConfigError, ResNetJAXError, UnknownName
 
 if TYPE_CHECKING:
     from resnetjax.config import ResNetConfig
@@ -25,6 +26,7 @@ Name = Annotated[str | None, tyro.conf.arg(metavar="NAME")]
 def main() -> None:
     """Runs the command line: exit code 2 and one message on stderr for bad input."""
     warnings.showwarning = _show_warning
+    _make_streams_safe()
     verbs = {"names": names, "info": info, "convert": convert, "predict": predict}
     try:
         code = tyro.extras.subcommand_cli_from_dict(
@@ -126,6 +128,8 @@ def predict(
     from resnetjax import zoo
     from resnetjax.infer.predict import predict_each
 
+    if top < 1:
+        raise ConfigError(f"--top {top} is not allowed: use 1 or more")
     if not images:
         raise BadImage("no images are given: name files or directories after the model")
     paths = [path for given in images for path in _image_files(given)]
@@ -155,7 +159,11 @@ def _image_files(given: Path) -> list[Path]:
         raise BadImage(f"there is no file or directory {str(given)!r}")
     if not given.is_dir():
         return [given]
-    found = sorted(path for path in given.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    found = sorted(
+        path
+        for path in given.rglob("*")
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir()
+    )
     if not found:
         raise BadImage(f"{given}: no images in it (looked for {', '.join(IMAGE_SUFFIXES)})")
     return found
@@ -164,13 +172,16 @@ def _image_files(given: Path) -> list[Path]:
 def _with_progress(results: Iterator[Any], total: int) -> Iterator[Any]:
     """The results, with a bar on stderr while there are many and somebody looks."""
     from rich.console import Console
-    from rich.progress import track
+    from rich.progress import Progress
 
     console = Console(stderr=True)
     if total < 2 or not console.is_terminal:
         yield from results
         return
-    yield from track(results, "predicting", total=total, console=console, transient=True)
+    # Redirected, what is printed goes where the bar is, to stderr, and `> labels.txt` stays empty.
+    redirect = sys.stdout.isatty()
+    with Progress(console=console, transient=True, redirect_stdout=redirect) as bar:
+        yield from bar.track(results, total=total, description="predicting")
 
 
 def _print_row(row: dict[str, Any]) -> None:
@@ -247,6 +258,14 @@ def _print_facts(facts: dict[str, Any]) -> None:
 
 def _print_json(value: Any) -> None:
     print(json.dumps(value, indent=1))
+
+
+def _make_streams_safe() -> None:
+    """Replaces closed ones, and lets through what the output's encoding has no letters for."""
+    sys.stdout = sys.stdout or io.StringIO()  # None after `>&-`
+    sys.stderr = sys.stderr or io.StringIO()  # else print would take stdout in its place
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _say(message: str) -> None:

@@ -230,9 +230,15 @@ class ResNetConfig:
 
     @property
     def bias_sites(self) -> tuple[ConvSite, ...]:
-        """The sites whose convolutions have a bias."""
-        named: dict[Any, tuple[ConvSite, ...]] = {"none": (), "all": get_args(ConvSite)}
-        return named[self.conv_bias] if isinstance(self.conv_bias, str) else self.conv_bias
+        """The sites whose convolutions have a bias; basic blocks have no third."""
+        if self.conv_bias == "none":
+            return ()
+        return tuple(
+            site
+            for site in get_args(ConvSite)
+            if (self.conv_bias == "all" or site in self.conv_bias)
+            and (site != "conv3" or "bottleneck" in self.blocks)
+        )
 
     def replace(self, **changes: Any) -> "ResNetConfig":
         """A copy with some fields changed, validated like a new one."""

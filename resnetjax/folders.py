@@ -94,8 +94,24 @@ def describe(path: Path) -> Description | None:
     raise UnsupportedFile(f"{path}: expected the config.json of Transformers, timm or resnetjax")
 
 
-def write(folder: Path, described: Description) -> None:
-    """Writes a native `config.json`."""
+def describe_metadata(metadata: Mapping[str, Any], path: Path) -> Description | None:
+    """What a native `.safetensors` file says of itself; None where it says nothing.
+
+    Raises:
+        ConfigError: It describes a net that cannot be.
+        CorruptFile: It is not JSON.
+    """
+    if NATIVE not in metadata:
+        return None
+    what = f"{path}: its metadata"
+    try:
+        return _native(bounded_json.loads(str(metadata[NATIVE]).encode(), what=what), path)
+    except ConfigError as error:
+        raise ConfigError(f"{what}: {error}") from error
+
+
+def to_text(described: Description) -> str:
+    """A native `config.json`, which a native `.safetensors` file carries in its metadata as well."""
     values = {
         "format": NATIVE,
         "arch": described.arch,
@@ -104,7 +120,7 @@ def write(folder: Path, described: Description) -> None:
         "preprocess": described.preprocess.to_json() if described.preprocess else None,
         "labels": described.labels.to_json() if described.labels else None,
     }
-    (folder / "config.json").write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    return json.dumps(values, indent=1)
 
 
 def _native(values: Mapping[str, Any], folder: Path) -> Description:

@@ -111,7 +111,7 @@ def flops(plan: Plan, *, height: int = 224, width: int = 224) -> int:
                 pooled = _pooled(block.shortcut.pool, size)
                 _, total = _conv_flops(block.shortcut.conv, pooled, total)
             if block.attention:
-                total += 2 * sum(leaf.size for _, leaf in _attention_leaves("", block.attention))
+                total += _attention_flops(block.attention)
             size = inner
     return total + 2 * plan.features * plan.num_classes
 
@@ -120,6 +120,11 @@ def _conv_flops(conv: Conv, size: tuple[int, int], total: int) -> tuple[tuple[in
     height, width = _out(size, conv.kernel, conv.stride, conv.dilation, conv.padding)
     weights = conv.kernel**2 * conv.in_features // conv.groups * conv.features
     return _pooled(conv.pool, (height, width)), total + 2 * weights * height * width
+
+
+def _attention_flops(attention: Attention) -> int:
+    weights = attention.kernel if attention.kind == "eca" else 2 * attention.hidden
+    return 2 * attention.features * weights
 
 
 def _pooled(pool: Pool | None, size: tuple[int, int]) -> tuple[int, int]:

@@ -18,7 +18,7 @@ def plan(config: ResNetConfig) -> Plan:
 
     Raises:
         ConfigError: `projections` leaves a block without the projection that its change of shape
-            needs.
+            needs, or channels do not divide into the groups of a convolution or a norm.
 
     Example:
         >>> plan(ResNetConfig(depths=(3, 4, 6, 3))).stages[1].blocks[0].convs[1].stride
@@ -161,7 +161,7 @@ def _stem_pools(config: ResNetConfig) -> tuple[Pool, ...]:
     padding = "same" if config.stem_pool_padding == "same" else 1
     smooth = _antialias(config, 2)
     if config.antialias == "average":
-        return (smooth,) if smooth else ()
+        return (Pool("average", 2, 2),)
     stride = 1 if smooth else 2
     max_pool = Pool("max", 3, stride, padding, config.stem_pool_value)
     return (max_pool, smooth) if smooth else (max_pool,)
@@ -171,7 +171,9 @@ def _antialias(config: ResNetConfig, stride: int) -> Pool | None:
     if config.antialias == "blur":
         return Pool("blur", 3, stride, 1)
     if config.antialias == "average" and stride > 1:
-        return Pool("average", stride, stride)
+        # timm's AvgPool2d rounds down where the shortcut rounds up, and so fails on odd sizes; this is
+        # the same on even ones.
+        return Pool("average", stride, stride, "same")
     return None
 
 
@@ -194,12 +196,17 @@ def _block(
         inner = width * config.group_width // 64 * config.groups
         kernels, groups = (1, 3, 1), (1, config.groups, 1)
         features = (inner // config.reduce_first, inner, 4 * width)
-        if inner == 0 or features[0] % config.groups:
+        if inner == 0 or inner // config.reduce_first % config.groups:
             raise ConfigError(
                 f"group_width={config.group_width} is not allowed: use one that gives each of "
                 f"groups={config.groups} one or more of the channels of stage {stage + 1}'s first "
                 f"two convolutions, which are {features[0]} and {inner}"
             )
+    if features[0] == 0:
+        raise ConfigError(
+            f"reduce_first={config.reduce_first} is not allowed: use one that leaves channels to "
+            f"the first convolution of stage {stage + 1}"
+        )
     rates = _dilations(config, kernels, position, dilation, previous_dilation)
     first_rate = next(rate for rate, kernel in zip(rates, kernels, strict=True) if kernel == 3)
     stride_at = {"reduce": 0, "spatial": kernels.index(3), "last_spatial": 1}[config.stride_on]

@@ -44,25 +44,28 @@ class Source:
     skipped: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Pretrained:
     """A net with its weights, and what goes in and comes out.
 
     Attributes:
         model: The module: `model.apply(variables, images, train=False)` gives logits.
         variables: `{"params": ..., "batch_stats": ...}`, float32 on the default device.
-        config: The architecture.
         preprocess: How an image becomes the net's input.
         labels: What the outputs mean, or None where that is unknown.
         source: Where the weights came from.
     """
 
     model: ResNet
-    variables: Variables
-    config: ResNetConfig
-    preprocess: Preprocess
-    labels: Labels | None = None
+    variables: Variables = field(repr=False)
+    preprocess: Preprocess = field(default_factory=Preprocess)
+    labels: Labels | None = field(default=None, repr=False)
     source: Source = field(default_factory=Source)
+
+    @property
+    def config(self) -> ResNetConfig:
+        """The architecture."""
+        return self.model.config
 
     def __post_init__(self) -> None:
         classes = self.config.num_classes

@@ -5,13 +5,13 @@ import hashlib
 import os
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import safetensors.numpy
 
 from resnetjax import folders, presets
 from resnetjax.config import Labels, Preprocess, ResNetConfig
@@ -22,8 +22,9 @@ from resnetjax.nn.init import initialize
 from resnetjax.nn.resnet import ResNet
 from resnetjax.plan import plan
 from resnetjax.pretrained import Pretrained, Source, Variables, flatten, make_variables, seed_of
-from resnetjax.weights import detect, dialects, files
-from resnetjax.weights.dialect import Dialect, inexpressible, load_arrays, save_arrays
+from resnetjax.weights import dialects, files
+from resnetjax.weights.detect import Detection, detect
+from resnetjax.weights.dialect import inexpressible, load_arrays, save_arrays
 
 
 def create(
@@ -96,10 +97,11 @@ def load(
         raise UnknownName(f"there is no file or directory {os.fspath(source)!r}")
     described = folders.describe(path)
     file = files.read(folders.find_weights(path) if path.is_dir() else path)
+    described = described or folders.describe_metadata(file.metadata, path)
     with ThreadPoolExecutor(1) as pool:
         digest = pool.submit(_sha256, file.paths)
         wanted = presets.get(arch) if arch is not None else config
-        found = _identify(file, described, wanted, name=str(path))
+        found, identifying = _identify(file, described, wanted, name=str(path))
         target = found.config.replace(
             **({} if num_classes is None else {"num_classes": num_classes}),
             **({} if in_channels is None else {"in_channels": in_channels}),
@@ -116,40 +118,26 @@ def load(
             kernel = arrays["stem/conv1/kernel"]
             arrays["stem/conv1/kernel"] = fold_channels(kernel, target.in_channels)
         variables = make_variables(leaves(plan(target)), arrays, rng)
-    assumed = list(found.assumptions)
-    if preprocess is None:
-        preprocess = described.preprocess if described else None
-    if preprocess is None:
-        preprocess = found.dialect.preprocess
-        assumed.append(
-            f"images prepared as by {found.dialect.name}: "
-            f"{_in_words(preprocess)} (preprocess= decides)"
-        )
-    if labels is None and target.num_classes == found.config.num_classes:
-        labels = described.labels if described else None
-        if labels is None and (known := _KNOWN_LABELS.get((_is_cifar(found), target.num_classes))):
-            labels = label_sets.get(known)
-            assumed.append(f"{target.num_classes} classes taken for {known} (labels= decides)")
-    if assumed:
-        warnings.warn(
-            f"{path} leaves open what was assumed: " + "; ".join(assumed),
-            AssumptionWarning,
-            stacklevel=2,
-        )
+    same_head = target.num_classes == found.config.num_classes
+    prepared, preparing = _preprocess(found, described) if preprocess is None else (preprocess, ())
+    named, naming = _labels(found, described) if labels is None and same_head else (labels, ())
+    assumptions = (*identifying, *preparing, *naming)
+    if assumptions:
+        text = "\n  ".join((f"{path} does not say everything, so this was assumed:", *assumptions))
+        warnings.warn(text, AssumptionWarning, stacklevel=2)
     return Pretrained(
         model=ResNet(target, dtype=dtype),
         variables=variables,
-        config=target,
-        preprocess=_with_channels(preprocess, target.in_channels),
-        labels=labels,
+        preprocess=_with_channels(prepared, target.in_channels),
+        labels=named,
         source=Source(
             path=str(path),
             format=file.format,
             dialect=found.dialect.name,
-            arch=found.arch if arch is None else arch,
+            arch=arch or (described.arch if described else None) or found.arch,
             sha256=digest.result(),
             licence=described.licence if described else None,
-            assumptions=tuple(assumed),
+            assumptions=assumptions,
             skipped=skipped,
         ),
     )
@@ -191,13 +179,20 @@ def save(
             f"dialect {target.name} cannot express this net:\n  " + "\n  ".join(wrong)
         )
     arrays = save_arrays(target, flatten(pretrained.variables), pretrained.config)
-    if path.suffix:
-        files.write_safetensors(path, arrays, target.metadata)
-        return
-    path.mkdir(parents=True, exist_ok=True)
-    files.write_safetensors(path / "model.safetensors", arrays, target.metadata)
-    folders.write(
-        path,
+    metadata = dict(target.metadata)
+    contents: dict[Path, bytes] = {}
+    if target is dialects.NATIVE:
+        metadata[folders.NATIVE] = description = _describe(pretrained)
+        if not path.suffix:
+            path.mkdir(parents=True, exist_ok=True)
+            contents[path / "config.json"] = f"{description}\n".encode()
+            path = path / "model.safetensors"
+    contents[path] = safetensors.numpy.save(arrays, metadata)
+    files.write(contents)
+
+
+def _describe(pretrained: Pretrained) -> str:
+    return folders.to_text(
         folders.Description(
             layout=folders.NATIVE,
             config=pretrained.config,
@@ -205,7 +200,7 @@ def save(
             preprocess=pretrained.preprocess,
             labels=pretrained.labels,
             licence=pretrained.source.licence,
-        ),
+        )
     )
 
 
@@ -228,47 +223,34 @@ def fold_channels(kernel: np.ndarray, in_channels: int) -> np.ndarray:
     return repeated * np.float32(3 / in_channels)
 
 
-@dataclass(frozen=True)
-class _Identity:
-    """What a file was found to be; the config has the file's own classes and channels."""
-
-    dialect: Dialect
-    config: ResNetConfig
-    arch: str | None
-    assumptions: tuple[str, ...] = ()
-
-
 def _identify(
     file: files.WeightFile,
     described: folders.Description | None,
     wanted: ResNetConfig | None,
     *,
     name: str,
-) -> _Identity:
-    seen = detect.detect(file.arrays, source=name)
-    if wanted is not None:
-        config = detect.sized_like(wanted, file.arrays, seen.dialect)
-        return _Identity(seen.dialect, config, folders.architecture_of(config))
-    if described is not None:
-        config = detect.sized_like(described.config, file.arrays, seen.dialect)
-        return _Identity(seen.dialect, config, described.arch)
+) -> tuple[Detection, tuple[str, ...]]:
+    """What a file is, with its own classes and channels, and what had to be assumed for it."""
+    known = wanted or (described.config if described else None)
+    seen = detect(file.arrays, source=name, known=known)
+    if known is not None:
+        arch = folders.architecture_of(seen.config)
+        return dataclasses.replace(seen, arch=arch), ()
     told = file.metadata.get("arch")  # as PyTorch's ImageNet example and timm write it
-    if told in seen.alternatives:
-        config = detect.sized_like(presets.get(str(told)), file.arrays, seen.dialect)
-        return _Identity(seen.dialect, config, str(told))
-    if told == seen.arch and told is not None:
-        return _Identity(seen.dialect, seen.config, seen.arch)
+    if told in (seen.arch, *seen.alternatives) and told is not None:
+        sizes = {field: getattr(seen.config, field) for field in ("num_classes", "in_channels")}
+        return dataclasses.replace(seen, arch=told, config=presets.get(told).replace(**sizes)), ()
     if seen.arch is None:
-        also = "strides, padding, activation and norm's epsilon taken from " + seen.dialect.name
-        assumed = (f"no architecture has these shapes: {also} (config= decides)",)
-    elif seen.alternatives:
-        others = ", ".join(seen.alternatives)
-        assumed = (f"architecture {seen.arch}, though {others} look the same (arch= decides)",)
-    else:
-        assumed = ()
-    return _Identity(seen.dialect, seen.config, seen.arch, assumed)
+        return seen, (
+            f"a net of no known architecture with the strides, padding, activation and epsilon of "
+            f"{seen.dialect.name} (config= decides)",
+        )
+    others = ", ".join(seen.alternatives)
+    text = f"architecture {seen.arch} (arch= decides): {others} have the same arrays"
+    return seen, (text,) if others else ()
 
 
+# By whether the stem is that of a net for CIFAR, and the number of classes.
 _KNOWN_LABELS = {
     (False, 1000): "imagenet_1k",
     (False, 1001): "imagenet_1k_background",
@@ -277,8 +259,28 @@ _KNOWN_LABELS = {
 }
 
 
-def _is_cifar(found: _Identity) -> bool:
-    return found.config.stem == "conv3"
+def _preprocess(
+    found: Detection, described: folders.Description | None
+) -> tuple[Preprocess, tuple[str, ...]]:
+    """How images are prepared, and what had to be assumed for it."""
+    if described and described.preprocess:
+        return described.preprocess, ()
+    taken = found.dialect.preprocess
+    who = f"images prepared as by {found.dialect.name} (preprocess= decides)"
+    return taken, (f"{who}: {_in_words(taken)}",)
+
+
+def _labels(
+    found: Detection, described: folders.Description | None
+) -> tuple[Labels | None, tuple[str, ...]]:
+    """What the outputs mean, where that is known, and what had to be assumed for it."""
+    classes = found.config.num_classes
+    if described and described.labels and len(described.labels.names) == classes:
+        return described.labels, ()
+    known = _KNOWN_LABELS.get((found.config.stem == "conv3", classes))
+    if known is None:
+        return None, ()
+    return label_sets.get(known), (f"{classes} classes are those of {known} (labels= decides)",)
 
 
 def _in_words(preprocess: Preprocess) -> str:

@@ -1,22 +1,26 @@
-"""Writes tests/golden: what tiny nets built by the real frameworks' own code make of seeded weights.
+"""Writes tests/golden: what tiny nets of the real frameworks' own code make of seeded weights.
 
-Run from the repository's root, in an environment that has the framework (tests/golden/README.md says which):
+Run from the repository's root in an environment that has the framework (tests/golden/README.md):
 
     PYTHONPATH=. python scripts/make_golden.py keras tests/golden
 """
 
 import argparse
+import importlib
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from tests.golden.weights import CHANNELS, CLASSES, KERAS_ARRAYS, MLPERF_LAYERS, draw, image
 
 SIZES = ("64x64", "65x49")  # even at every stage; odd
 Outputs = dict[str, np.ndarray]
+Stages = tuple[int, ...]
 Net = Callable[[np.ndarray], Outputs]
 """From an image to the logits and feature maps, by our names."""
 
@@ -52,7 +56,7 @@ SLIM_ARRAYS = {**KERAS_ARRAYS, "weights": "kernel", "biases": "bias"}
 
 
 def rename(name: str, table: dict[str, str], *, stage: int = 0, norm: int = 0) -> str | None:
-    """A framework's name in our terms, or None; `stage` and `norm` are added to its numbers of these."""
+    """A framework's name in our terms, or None; `stage` and `norm` shift its numbers of these."""
     for pattern, ours in table.items():
         found = re.fullmatch(pattern.replace("STAGE", r"(?:conv|v2_stack_)(\d)_block(\d+)"), name)
         if found:
@@ -73,14 +77,17 @@ def keras_arrays(model: Any, place: Callable[[str], str | None]) -> None:
             assert path, layer.name
             names = [KERAS_ARRAYS[w.name.split("/")[-1].split(":")[0]] for w in layer.weights]
             layer.set_weights(
-                [draw(f"{path}/{n}", tuple(w.shape)) for n, w in zip(names, layer.weights, strict=True)]
+                [
+                    draw(f"{path}/{n}", tuple(w.shape))
+                    for n, w in zip(names, layer.weights, strict=True)
+                ]
             )
 
 
 def keras_net(keras: Any, model: Any, logits: Any, feature: Callable[[str], str | None]) -> Net:
     """Runs a Keras model, and reads its feature maps where `feature` names a layer's output."""
     outputs = {feature(layer.name): layer.output for layer in model.layers if feature(layer.name)}
-    features = keras.Model(model.inputs, outputs)
+    features = keras.Model(model.input, outputs)
 
     def run(x: np.ndarray) -> Outputs:
         found = {name: np.asarray(value) for name, value in features(x).items()}
@@ -94,9 +101,8 @@ def keras_nets() -> Iterator[tuple[str, Net, tuple[str, ...]]]:
     import keras
     from keras.src.applications import resnet
 
-    def build(stack: Any, depths: tuple[int, ...], widths: tuple[int, ...], last: int, **options: Any):
+    def build(stack: Any, depths: Stages, widths: Stages, strides: Stages, **options: Any) -> Net:
         def stack_fn(x: Any) -> Any:
-            strides = (1, 2, 2, 2) if last == 2 else (2, 2, 2, last)
             for i, (depth, width, stride) in enumerate(zip(depths, widths, strides, strict=True)):
                 x = stack(x, width, depth, stride1=stride, name=f"conv{i + 2}")
             return x
@@ -110,9 +116,9 @@ def keras_nets() -> Iterator[tuple[str, Net, tuple[str, ...]]]:
         return keras_net(keras, model, model, lambda name: rename(name, KERAS_FEATURES, stage=-1))
 
     v1, v2 = resnet.stack_residual_blocks_v1, resnet.stack_residual_blocks_v2
-    yield "keras_v1", build(v1, (2, 1, 2, 1), (8, 16, 32, 64), 2, preact=False), SIZES
+    yield "keras_v1", build(v1, (2, 1, 2, 1), (8, 16, 32, 64), (1, 2, 2, 2), preact=False), SIZES
     # The second stage's width: its first block projects where the shape would not ask for it.
-    yield "keras_v2", build(v2, (2, 3, 2, 2), (8, 8, 32, 64), 1, preact=True), SIZES
+    yield "keras_v2", build(v2, (2, 3, 2, 2), (8, 8, 32, 64), (2, 2, 2, 1), preact=True), SIZES
 
     folder = Path(os.environ.get("RESNETJAX_TEST_WEIGHTS") or "../shared/weights")
     model = keras.models.load_model(folder / "mlperf-tiny-resnet8.h5", compile=False)
@@ -126,7 +132,7 @@ def kerascv_nets() -> Iterator[tuple[str, Net, tuple[str, ...]]]:
     from keras_cv.models import ImageClassifier, ResNetBackbone, ResNetV2Backbone
     from keras_cv.src.backend import keras
 
-    def build(backbone_class: Any, depths: tuple[int, ...], block_type: str, **options: Any) -> Net:
+    def build(backbone_class: Any, depths: Stages, block_type: str, **options: Any) -> Net:
         basic = block_type == "basic_block"
         backbone = backbone_class(
             # The first basic stage has no projection, so it is as wide as the stem: 64.
@@ -160,8 +166,13 @@ def slim_nets() -> Iterator[tuple[str, Net, tuple[str, ...]]]:
 
 
 def slim_net(version: int, output_stride: int | None) -> Net:
-    """A net of tf_slim; with an output stride it runs as for dense prediction, without global pooling."""
+    """A net of tf_slim; with an output stride as for dense prediction, without global pooling."""
     import tensorflow.compat.v1 as tf
+
+    # TensorFlow 2.15 looks for these under tf_keras, which moved them into tf_keras.src.
+    for layers in ("base", "convolutional", "core", "normalization", "pooling"):
+        place = f"legacy_tf_layers.{layers}"
+        sys.modules[f"tf_keras.{place}"] = importlib.import_module(f"tf_keras.src.{place}")
     from tf_slim import arg_scope
     from tf_slim.nets import resnet_v1, resnet_v2
 
@@ -170,14 +181,19 @@ def slim_net(version: int, output_stride: int | None) -> Net:
     graph = tf.Graph()
     with graph.as_default(), arg_scope(module.resnet_arg_scope()):
         x = tf.placeholder(tf.float32, (1, None, None, 3))
+        # The first two blocks are as wide as the stem (4 x 16), so slim gives them no projection.
+        sizes = zip((16, 16, 32, 64), (2, 1, 3, 2), (2, 2, 2, 1), strict=True)
         blocks = [
             block(f"block{i}", base_depth=width, num_units=units, stride=stride)
-            for i, (width, units, stride) in enumerate(
-                zip((8, 16, 32, 64), (2, 2, 3, 2), (2, 2, 2, 1), strict=True), start=1
-            )
+            for i, (width, units, stride) in enumerate(sizes, start=1)
         ]
         logits, points = getattr(module, name)(
-            x, blocks, CLASSES, is_training=False, output_stride=output_stride, global_pool=not output_stride
+            x,
+            blocks,
+            CLASSES,
+            is_training=False,
+            output_stride=output_stride,
+            global_pool=not output_stride,
         )
         outputs = {"logits": tf.reduce_mean(logits, (1, 2))}
         outputs |= {f"stage{i}": points[f"{name}/block{i}"] for i in range(1, 5)}
@@ -189,15 +205,19 @@ def slim_net(version: int, output_stride: int | None) -> Net:
             path = rename(layer, SLIM_LAYERS, norm=version - 1)
             assert path, variable.op.name
             shape = tuple(variable.shape.as_list())
-            shape = shape[2:] if path == "head" else shape  # a 1x1 convolution
-            variable.load(draw(f"{path}/{SLIM_ARRAYS[kind]}", shape).reshape(variable.shape), session)
+            shape = shape[-2:] if path == "head" else shape  # a 1x1 convolution
+            variable.load(
+                draw(f"{path}/{SLIM_ARRAYS[kind]}", shape).reshape(variable.shape), session
+            )
     return lambda image: session.run(outputs, {x: image})
 
 
 def main() -> None:
-    """Writes one file for each net of a framework: arrays "64x64/logits", "64x64/stage1" and so on."""
+    """Writes one file for each net of a framework, of arrays such as "64x64/stage1"."""
     frameworks = {"keras": keras_nets, "kerascv": kerascv_nets, "slim": slim_nets}
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("framework", choices=frameworks)
     parser.add_argument("out", type=Path)
     arguments = parser.parse_args()
@@ -208,9 +228,9 @@ def main() -> None:
             for output, value in net(image(size)).items()
         }
         path = arguments.out / f"{name}.npz"
-        np.savez_compressed(path, **arrays)
-        print(f"{path}: {path.stat().st_size} bytes, {({k: v.shape for k, v in arrays.items()})}")
-        print({k: f"{v.mean():.3g}±{v.std():.3g}" for k, v in arrays.items()})
+        # Its stub takes the arrays for `allow_pickle`.
+        np.savez_compressed(path, **arrays)  # pyright: ignore[reportArgumentType]
+        print(f"{path}: {path.stat().st_size} bytes")
 
 
 if __name__ == "__main__":

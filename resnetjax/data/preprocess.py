@@ -56,7 +56,7 @@ def decode(source: ImageSource, *, channels: int = 3) -> Image.Image:
             elif isinstance(source, str | os.PathLike):
                 image = _read_header(stack.enter_context(open(source, "rb")))
             else:
-                image = _wrap(source)
+                image = _wrap(np.asarray(source))
             return _convert(image, mode)
     except Exception as error:  # Pillow raises whatever its readers stumble over
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__

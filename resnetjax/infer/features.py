@@ -15,8 +15,8 @@ def features(
     images: Float[Array, "batch height width channels"],
     *,
     stages: tuple[str, ...] | None = None,
-) -> dict[str, Float[Array, "batch out_height out_width out_channels"]]:
-    """The named feature maps of preprocessed images, compiled.
+) -> dict[str, Float[Array, "batch ..."]]:
+    """The named feature maps, float[batch, height, width, channels], of preprocessed images.
 
     `pretrained.model.feature_info` lists names, channels and strides.
 

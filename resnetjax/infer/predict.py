@@ -67,9 +67,7 @@ def predict(
         >>> import resnetjax as rj
         >>> model, variables = rj.create("cifar_resnet20")
         >>> small = rj.Preprocess(crop_px=(32, 32), resize_mode="none", resize_px=None)
-        >>> pre = rj.Pretrained(
-        ...     model=model, variables=variables, config=model.config, preprocess=small
-        ... )
+        >>> pre = rj.Pretrained(model=model, variables=variables, preprocess=small)
         >>> [
         ...     [p.index for p in found]
         ...     for found in rj.predict(pre, [np.zeros((32, 32, 3), np.uint8)], top=0)
@@ -95,16 +93,15 @@ def predict_each(
     """As `predict`, one image at a time as batches finish; an image that is bad yields its error.
 
     Raises:
-        ConfigError: The net has no head, or `batch_size` is below 1.
+        ConfigError: The net has no head, `batch_size` is below 1, or `top` below 0.
     """
     if not pretrained.config.num_classes:
         raise ConfigError(
             "the net has no head (num_classes=0): load it with num_classes= to predict"
         )
-    if batch_size < 1 or top < 0:
-        raise ConfigError(
-            f"batch_size={batch_size}, top={top} is not allowed: use 1 or more, 0 or more"
-        )
+    for name, value, least in (("batch_size", batch_size, 1), ("top", top, 0)):
+        if value < least:
+            raise ConfigError(f"{name}={value} is not allowed: use {least} or more")
     labels, preprocess = pretrained.labels, pretrained.preprocess
     count = min(top, pretrained.config.num_classes)
     with ThreadPoolExecutor(os.cpu_count()) as pool:

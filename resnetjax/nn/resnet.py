@@ -71,7 +71,7 @@ class ResNet(nn.Module):
         *,
         stages: tuple[str, ...],
         train: bool = False,
-    ) -> dict[str, Images]:
+    ) -> dict[str, Float[Array, "batch ..."]]:
         """The named feature maps, as ordered; nothing after the last of them is computed.
 
         Args:

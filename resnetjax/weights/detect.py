@@ -54,30 +54,32 @@ VISIBLE = (
 
 
 def detect(
-    arrays: Mapping[str, np.ndarray], *, source: str, dialect: Dialect | None = None
+    arrays: Mapping[str, np.ndarray], *, source: str, known: ResNetConfig | None = None
 ) -> Detection:
     """The dialect and architecture whose arrays these are.
 
     Args:
         arrays: By name.
         source: Named in errors.
-        dialect: Known already.
+        known: The net, where it need not be found; its classes and channels are still the arrays'.
 
     Raises:
         UnsupportedFile: No dialect's names are among them.
     """
     best: tuple[float, Detection] | None = None
-    for candidate in (dialect,) if dialect else DIALECTS.values():
-        if dialect is None and not any(marker in arrays for marker in candidate.markers):
-            continue
-        theirs = strip_root(candidate, arrays)
-        probe = _Probe(candidate, theirs)
-        config = probe.config()
+    for dialect in DIALECTS.values():
+        theirs = strip_root(dialect, arrays)
+        probe = _Probe(dialect, theirs)
+        config = probe.config() if known is None else probe.sized_like(known)
         if config is None:
             continue
-        fit = _fit(candidate, config, theirs)
-        if best is None or fit > best[0]:
-            best = fit, _name(candidate, config, theirs, hidden=probe.hidden)
+        fit = _shared(dialect, config, theirs)
+        if known is None:
+            fit -= len(inexpressible(dialect, config))
+        if fit == 0 or (best is not None and fit <= best[0]):
+            continue
+        found = Detection(dialect, config, None, ())
+        best = fit, found if known else _name(found, theirs, hidden=probe.hidden)
     if best is None:
         some = ", ".join(list(arrays)[:4])
         raise UnsupportedFile(
@@ -87,40 +89,34 @@ def detect(
     return best[1]
 
 
-def sized_like(
-    config: ResNetConfig, arrays: Mapping[str, np.ndarray], dialect: Dialect
-) -> ResNetConfig:
-    """The config with the class count and input channels that the arrays have."""
-    probe = _Probe(dialect, strip_root(dialect, arrays))
-    first = probe.array("stem/conv1/kernel", "conv", config)
-    channels = {} if first is None else {"in_channels": first.shape[2]}
-    return config.replace(num_classes=probe.classes(config), **channels)
-
-
-def _fit(dialect: Dialect, config: ResNetConfig, theirs: Mapping[str, np.ndarray]) -> float:
-    """The share of names that arrays and config have in common; negative if inexpressible."""
+def _shared(dialect: Dialect, config: ResNetConfig, theirs: Mapping[str, np.ndarray]) -> float:
+    """The share of names that arrays and config have in common; 0 if some have no name."""
     try:
         ours = {named.name for named in entries(dialect, config).values()}
     except ConfigError:
-        return -1.0
-    return len(ours & set(theirs)) / len(ours | set(theirs)) - len(inexpressible(dialect, config))
+        return 0.0
+    return len(ours & set(theirs)) / len(ours | set(theirs))
 
 
-def _name(
-    dialect: Dialect, config: ResNetConfig, theirs: Mapping[str, np.ndarray], *, hidden: set[str]
-) -> Detection:
-    """The architectures that look like the config; the first gives what cannot be seen."""
-    visible = [field for field in VISIBLE if field not in hidden]
-    seen = [getattr(config, field) for field in visible]
+def _name(found: Detection, theirs: Mapping[str, np.ndarray], *, hidden: set[str]) -> Detection:
+    """The architectures that look like what was found; the first gives what cannot be seen."""
+    dialect, config = found.dialect, found.config
+
+    def looks(net: ResNetConfig) -> list[Any]:
+        shown = {field: getattr(net, field) for field in VISIBLE}
+        if "shortcut" in hidden and net.shortcut != "pad":
+            shown["shortcut"] = "conv or avg_conv"
+        return list(shown.values())
+
     matching = [
         name
         for pattern in dialect.families
         for name in fnmatch.filter(ARCHITECTURES, pattern)
-        if [getattr(ARCHITECTURES[name], field) for field in visible] == seen
+        if looks(ARCHITECTURES[name]) == looks(config)
         and _has_names(dialect, ARCHITECTURES[name], theirs)
     ]
     if not matching:
-        return Detection(dialect, config, None, ())
+        return found
     matching = list(dict.fromkeys(matching))
     known = ARCHITECTURES[matching[0]]
     sized = known.replace(in_channels=config.in_channels, num_classes=config.num_classes)
@@ -172,9 +168,15 @@ class _Probe:
         head = self.array("head/kernel", "dense", config)
         return 0 if head is None else head.shape[1]
 
+    def sized_like(self, known: ResNetConfig) -> ResNetConfig:
+        """The net with the class count and input channels of these arrays."""
+        first = self.array("stem/conv1/kernel", "conv", known)
+        channels = {} if first is None else {"in_channels": first.shape[2]}
+        return known.replace(num_classes=self.classes(known), **channels)
+
     def config(self) -> ResNetConfig | None:
         """The net of these arrays, as far as they tell; None if it cannot be of this dialect."""
-        for stem in ("conv7", "conv3", "deep"):
+        for stem in ("conv7", "deep", "conv3"):
             skeleton = self._skeleton(stem=stem)
             first = self.array("stem/conv1/kernel", "conv", skeleton)
             last = self.array("stem/conv3/kernel", "conv", skeleton) if stem == "deep" else first
@@ -250,6 +252,8 @@ class _Probe:
                 groups = conv1.shape[3] // conv2.shape[2]
                 found["groups"] = groups
                 found["group_width"] = conv2.shape[3] // groups * 64 // widths[index - 1]
+        if self.has("norm/scale", skeleton):
+            found |= {"order": "pre", "shortcut_norm": False}
         found["conv_bias"] = self._bias_sites(skeleton)
         found |= self._shortcuts(len(depths), skeleton)
         return found | self._attention(len(depths), skeleton)

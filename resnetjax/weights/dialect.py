@@ -84,7 +84,6 @@ class Dialect:
         rules: The table.
         leaf_names: What each kind of array is called within its module.
         layouts: The layout of each kind of array, and of those that rules name; vectors need none.
-        markers: Names of which an array file of this dialect has one.
         families: Patterns of the architectures that a file of this dialect may hold.
         base: The config fields in which the system differs from the defaults.
         expresses: The fields for which the system has a choice, and the values, `ANY` for all; the
@@ -100,7 +99,6 @@ class Dialect:
     rules: tuple[Rule, ...]
     leaf_names: Mapping[str, str]
     layouts: Mapping[str, Layout]
-    markers: tuple[str, ...]
     families: tuple[str, ...]
     base: Mapping[str, Any]
     expresses: Mapping[str, tuple[Any, ...]]

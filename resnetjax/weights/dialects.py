@@ -47,7 +47,6 @@ TORCHVISION = Dialect(
     rules=_TORCHVISION_RULES,
     **_TORCH,
     preprocess=Preprocess(),
-    markers=("layer1.0.conv1.weight",),
     families=("resnet*", "resnext*", "wide_resnet*"),
     base={},
     expresses={
@@ -81,7 +80,6 @@ TIMM = Dialect(
     ),
     **_TORCH,
     preprocess=Preprocess(),
-    markers=("layer1.0.conv1.weight",),
     families=("resnet*", "resnext*", "wide_resnet*", "se*", "eca*", "test_resnet"),
     base={},
     expresses={
@@ -115,7 +113,6 @@ TIMM_V2 = Dialect(
     ),
     **_TORCH,
     preprocess=Preprocess(interpolation="bicubic", mean=HALF_MEAN, std=HALF_STD),
-    markers=("stages.0.blocks.0.norm1.weight",),
     families=("resnetv2*",),
     base={"order": "pre", "shortcut_norm": False},
     expresses={
@@ -152,8 +149,7 @@ TRANSFORMERS = Dialect(
     ),
     **_TORCH,
     preprocess=Preprocess(interpolation="bicubic", crop_rounding="floor"),
-    markers=("resnet.embedder.embedder.convolution.weight", "embedder.embedder.convolution.weight"),
-    families=("resnet*",),
+    families=("resnet[0-9]*",),
     base={"inner_activation": "relu"},
     expresses={
         "block": ("basic", "bottleneck"),
@@ -176,7 +172,6 @@ AKAMASTER = Dialect(
     ),
     **_TORCH,
     preprocess=Preprocess(crop_px=(32, 32), resize_mode="squash", resize_px=(32, 32)),
-    markers=("layer1.0.conv1.weight",),
     families=("cifar_resnet*",),
     base={"block": "basic", "stem": "conv3", "stem_width": 16, "stem_pool": "none"},
     expresses={"shortcut": ("pad", "conv")},
@@ -196,7 +191,6 @@ NATIVE = Dialect(
     leaf_names=dict.fromkeys(("conv", "dense", "channel_conv"), "kernel")
     | {kind: kind for kind in ("scale", "bias", "mean", "var")},
     layouts={},
-    markers=("stage1_block1/conv1/kernel",),
     families=("*",),
     base={},
     expresses={field.name: ANY for field in dataclasses.fields(ResNetConfig)},

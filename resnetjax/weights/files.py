@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.numpy
 
 from resnetjax.errors import CorruptFile, ResNetJAXError, UnsafeWeights, UnsupportedFile
 from resnetjax.weights import bounded_json, safetensors_file, torch_containers, torch_file
@@ -34,7 +33,7 @@ _FOREIGN = {
     rb"\x1f\x8b|\xfd7zXZ|\x28\xb5\x2f\xfd|BZh": "compressed: decompress it first",
     rb"\x80[\2-\5]": "a bare pickle, which torch.save does not write",
     rb"version https://git-lfs": "a git-lfs pointer: fetch the file itself with `git lfs pull`",
-    rb"(?i)\s*<(!doctype|html|\?xml)": "looks like a web page: was the download redirected?",
+    rb"(?i)\s*<(!doctype|html|\?xml)": "a web page: was the download redirected?",
     rb"\s*[{\[]": "JSON, but no index of shards",
     rb"\Z": "empty",
 }
@@ -197,22 +196,21 @@ def _all_begin(names: Iterable[str], prefix: str) -> bool:
     return bool(names) and all(name.startswith(prefix) and name != prefix for name in names)
 
 
-def write_safetensors(
-    path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]
-) -> None:
-    """Writes arrays beside their place, then renames: a failed write leaves what was there.
+def write(contents: Mapping[Path, bytes]) -> None:
+    """Writes files beside their places, then renames them: a failed write leaves what was there.
 
     Raises:
-        OSError: The file cannot be written.
+        OSError: A file cannot be written.
     """
-    path = Path(path)
-    content = safetensors.numpy.save(dict(arrays), dict(metadata))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = {path: path.with_name(f".{path.name}.{os.getpid()}") for path in contents}
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        for path, content in contents.items():
+            with temporary[path].open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        for path in contents:
+            temporary[path].replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        for leftover in temporary.values():
+            leftover.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Weights and images that follow from an array's path alone, so that the golden files need not hold them."""
+"""Weights and images that follow from an array's path alone: the golden files hold none."""
 
 import math
 import zlib
@@ -33,8 +33,8 @@ KERAS_ARRAYS = {
 def draw(path: str, shape: tuple[int, ...]) -> np.ndarray:
     """The array at a path of our tree, by the last part of its name.
 
-    Half of each norm's channels have a variance of epsilon's size, and a scale that keeps their outputs near 1:
-    a wrong epsilon changes them and would be lost among variances near 1.
+    Half of each norm's channels have a variance of epsilon's size, and a scale that keeps their
+    outputs near 1: a wrong epsilon changes them, and would be lost among variances near 1.
     """
     layer, _, kind = path.rpartition("/")
     if kind == "kernel":
@@ -58,4 +58,6 @@ def image(size: str) -> np.ndarray:
 def _uniform(path: str, shape: tuple[int, ...], low: float, high: float) -> np.ndarray:
     # NumPy promises to keep a bit generator's raw stream, and not what `Generator` makes of it.
     raw = np.random.PCG64([SEED, zlib.crc32(path.encode())]).random_raw(math.prod(shape))
-    return (low + (high - low) * (raw >> np.uint64(11)) * 2.0**-53).astype(np.float32).reshape(shape)
+    return (
+        (low + (high - low) * (raw >> np.uint64(11)) * 2.0**-53).astype(np.float32).reshape(shape)
+    )

@@ -1,0 +1,194 @@
+"""Speed in pairs: ours and theirs, interleaved in one run, medians and spread; results as JSON.
+
+    python scripts/benchmark.py load [--runs 15] [--out benchmarks/results/load-cpu.json]
+
+The peers (torch, torchvision) must be installed: `make parity-env` makes an environment that has them.
+"""
+
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+ROOT = Path(__file__).parent.parent
+LIMITS = {"time_ratio": 1.5, "peak_memory_over_file": 2.2, "import_added_s": 0.15}
+
+
+def main() -> None:
+    """Runs one of the benchmarks."""
+    tyro.extras.subcommand_cli_from_dict({"load": load, "memory-of": memory_of, "imports": imports})
+
+
+def load(*, runs: int = 15, out: Path | None = None) -> None:
+    """Compare `rj.load` of a ResNet-50 `.pth` with building torchvision's model and filling it.
+
+    Args:
+        runs: Pairs that are timed, after two that are not.
+        out: Where the JSON goes, beside the table on the terminal.
+    """
+    _install_torchvision()
+    import jax
+    import torch
+    import torchvision
+
+    import resnetjax as rj
+
+    warnings.simplefilter("ignore")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "resnet50.pth"
+        torch.save(torchvision.models.resnet50().state_dict(), path)
+
+        def ours() -> None:
+            jax.block_until_ready(rj.load(path).variables)
+
+        def theirs() -> None:
+            model = torchvision.models.resnet50()
+            model.load_state_dict(torch.load(path, weights_only=True))
+
+        seconds = timed_in_turn({"resnetjax": ours, "torch": theirs}, runs=runs)
+        peaks = {name: _child("memory-of", name, str(path))["peak_bytes"] for name in seconds}
+        size = path.stat().st_size
+    added = [_child("imports")["added_s"] for _ in range(7)]
+    pairs = zip(seconds["resnetjax"], seconds["torch"], strict=True)
+    result = {
+        "benchmark": "load ResNet-50 from .pth, warm process",
+        "environment": environment("jax", "jaxlib", "flax", "torch", "torchvision", "numpy"),
+        "file_bytes": size,
+        "seconds": {name: spread(values) for name, values in seconds.items()},
+        "time_ratio": spread([mine / peer for mine, peer in pairs]),
+        "extra_peak_over_file": {name: peak / size for name, peak in peaks.items()},
+        "import_added_s": spread(added),
+        "limits": LIMITS,
+    }
+    report(result, out)
+
+
+def memory_of(side: tyro.conf.Positional[str], path: tyro.conf.Positional[Path]) -> None:
+    """Print the extra peak memory of one load in this process (a child of `load`)."""
+    if side == "resnetjax":
+        import jax
+
+        import resnetjax as rj
+
+        warnings.simplefilter("ignore")
+        _, variables = rj.create("cifar_resnet20")
+        jax.block_until_ready(variables)  # so that the backend is up
+        peak = extra_peak(lambda: rj.load(path))
+    else:
+        _install_torchvision()
+        import torch
+        import torchvision
+
+        def fill() -> Any:
+            model = torchvision.models.resnet50()
+            model.load_state_dict(torch.load(path, weights_only=True))
+            return model
+
+        torchvision.models.resnet18()
+        peak = extra_peak(fill)
+    print(json.dumps({"peak_bytes": peak}))
+
+
+def imports() -> None:
+    """Print what `import resnetjax` and its loader add to importing jax and flax (a child of `load`)."""
+    import flax
+    import jax
+
+    jax.devices()
+    start = time.perf_counter()
+    import resnetjax
+
+    bare = time.perf_counter() - start
+    resnetjax.load  # noqa: B018 - names are imported when they are first used
+    with_loader = time.perf_counter() - start
+    print(json.dumps({"added_s": bare, "with_loader_s": with_loader, "flax": flax.__version__}))
+
+
+def timed_in_turn(calls: dict[str, Callable[[], Any]], *, runs: int) -> dict[str, list[float]]:
+    """Seconds of each call, A B A B ..., after two untimed rounds."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for run in range(-2, runs):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            if run >= 0:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def extra_peak(call: Callable[[], Any]) -> int:
+    """Bytes of resident memory that a call takes at its peak above what was there before (Linux)."""
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak to the present
+    before = _status_bytes("VmRSS")
+    kept = call()
+    del kept
+    return _status_bytes("VmHWM") - before
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Median, least, greatest and number of some measurements."""
+    return {
+        "median": statistics.median(values),
+        "min": min(values),
+        "max": max(values),
+        "runs": len(values),
+    }
+
+
+def environment(*packages: str) -> dict[str, Any]:
+    """Versions and hardware."""
+    cpu = next(
+        (line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
+         if line.startswith("model name")),
+        platform.processor(),
+    )  # fmt: skip
+    return {
+        "python": platform.python_version(),
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        **{name: importlib.metadata.version(name) for name in packages},
+    }
+
+
+def report(result: dict[str, Any], out: Path | None) -> None:
+    """Prints the result as JSON, and writes it where asked."""
+    text = json.dumps(result, indent=1)
+    print(text)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(text + "\n", encoding="utf-8")
+
+
+def _child(*arguments: str) -> dict[str, Any]:
+    command = [sys.executable, __file__, *arguments]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def _status_bytes(field: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"/proc/self/status has no {field}")
+
+
+def _install_torchvision() -> None:
+    """Makes torchvision importable where it was installed without its compiled operators."""
+    sys.path.insert(0, str(ROOT / "tests" / "parity"))
+    import torchvision_shim
+
+    torchvision_shim.install()
+
+
+if __name__ == "__main__":
+    main()

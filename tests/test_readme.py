@@ -1,0 +1,83 @@
+"""The README's own commands and snippets, run as they stand."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import resnetjax as rj
+from resnetjax.errors import AssumptionWarning
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A directory with the files that the README names: random weights, and a picture."""
+    folder = tmp_path_factory.mktemp("readme")
+    model, variables = rj.create("resnet50", rng=0)
+    net = rj.Pretrained(model=model, variables=variables)
+    rj.save(net, folder / "weights.safetensors", dialect="torchvision")
+    (folder / "weights.safetensors").rename(folder / "resnet50-0676ba61.pth")  # content decides
+    (folder / "photos").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (240, 320, 3), np.uint8)
+    for name in ("cat.jpg", "photos/dog.jpg"):
+        Image.fromarray(pixels).save(folder / name)
+    return folder
+
+
+def blocks(language: str) -> list[str]:
+    """The fenced blocks of one language, in order; "" is the plain ones."""
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
+    return [text for named, text in fenced if named == language]
+
+
+def test_python_snippets_run_in_order(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    scope: dict[str, object] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", AssumptionWarning)
+        for snippet in blocks("python"):
+            exec(compile(snippet, str(README), "exec"), scope)
+    assert "(8, 1000)" in capsys.readouterr().out
+
+
+def test_commands_run_in_order(folder):
+    commands = [
+        line for block in blocks("") for line in block.splitlines() if line.startswith("resnetjax")
+    ]
+    assert len(commands) >= 6
+    for command in commands:
+        arguments = shlex.split(command, comments=True)[1:]
+        done = subprocess.run(
+            [sys.executable, "-m", "resnetjax", *arguments],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, f"{command}\n{done.stderr}"
+        assert done.stdout, command
+    shutil.rmtree(folder / "my-resnet50")
+
+
+def test_the_number_of_architectures_is_true():
+    assert f"{len(rj.names())} architectures" in README.read_text()
+
+
+def test_every_architecture_and_dialect_that_is_named_exists():
+    from resnetjax.weights.dialects import DIALECTS
+
+    table = README.read_text().split("## What is in it")[1].split("A net of your own")[0]
+    rows = [line.split("|")[2:4] for line in table.splitlines() if line.startswith("| ")][1:]
+    for names, dialects in rows:
+        for name in re.findall(r"`(\w+)`", names):
+            assert name in rj.names(), name
+        for dialect in re.findall(r"`(\w+)`", dialects):
+            assert dialect in DIALECTS, dialect
