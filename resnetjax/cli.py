@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from resnetjax.errors import BadImage, ConfigError, ResNetJAXError, UnknownName
+from resnetjax.errors import AssumptionWarning, BadImage, ConfigError, ResNetJAXError, UnknownName
 
 if TYPE_CHECKING:
     from resnetjax.config import ResNetConfig
@@ -26,6 +26,7 @@ Name = Annotated[str | None, tyro.conf.arg(metavar="NAME")]
 def main() -> None:
     """Runs the command line: exit code 2 and one message on stderr for bad input."""
     warnings.showwarning = _show_warning
+    warnings.simplefilter("always", AssumptionWarning)
     _make_streams_safe()
     verbs = {"names": names, "info": info, "convert": convert, "predict": predict}
     try:
@@ -98,6 +99,7 @@ def convert(
     """
     from resnetjax import zoo
 
+    zoo.target_of(destination, dialect=dialect)  # before the work, not after it
     pretrained = zoo.load(source, arch=arch)
     zoo.save(pretrained, destination, dialect=dialect)
     found = pretrained.source

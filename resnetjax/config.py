@@ -27,6 +27,7 @@ CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)
 
 # Beyond any net's edges, and small enough that a hostile configuration cannot ask for gigabytes.
 MAX_EDGE_PX = 8192
+MAX_BLOCKS = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +163,8 @@ class ResNetConfig:
             require(
                 self, name, all(i >= 1 for i in getattr(self, name)) and stages, "1 or more each"
             )
+        few = sum(self.depths) <= MAX_BLOCKS
+        require(self, "depths", few, f"{MAX_BLOCKS} blocks in all at most")
         for name in (
             "stem_width",
             "groups",

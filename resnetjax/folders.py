@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from resnetjax import presets
 from resnetjax.config import Labels, Preprocess, ResNetConfig
 from resnetjax.data import labels as label_sets
 from resnetjax.data import preprocess_formats
-from resnetjax.errors import ConfigError, UnsupportedFile
+from resnetjax.errors import ConfigError, ResNetJAXError, UnsupportedFile
 from resnetjax.weights import bounded_json
 
 NATIVE = "resnetjax"
@@ -85,12 +86,10 @@ def describe(path: Path) -> Description | None:
     if not path.is_file():
         return None
     values = _read(path)
-    try:
-        for key, parse in _PARSERS.items():
-            if key in values:
+    for key, parse in _PARSERS.items():
+        if key in values:
+            with _naming(str(path)):
                 return parse(values, folder)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
     raise UnsupportedFile(f"{path}: expected the config.json of Transformers, timm or resnetjax")
 
 
@@ -104,14 +103,25 @@ def describe_metadata(metadata: Mapping[str, Any], path: Path) -> Description | 
     if NATIVE not in metadata:
         return None
     what = f"{path}: its metadata"
-    try:
+    with _naming(what):
         return _native(bounded_json.loads(str(metadata[NATIVE]).encode(), what=what), path)
+
+
+@contextmanager
+def _naming(what: str) -> Iterator[None]:
+    """Says where a value that is not allowed was found, also one of another type than expected."""
+    try:
+        yield
     except ConfigError as error:
         raise ConfigError(f"{what}: {error}") from error
+    except ResNetJAXError:
+        raise
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+        raise ConfigError(f"{what}: malformed: {error!r}") from error
 
 
 def to_text(described: Description) -> str:
-    """A native `config.json`, which a native `.safetensors` file carries in its metadata as well."""
+    """A native `config.json`; a native `.safetensors` file carries it in its metadata too."""
     values = {
         "format": NATIVE,
         "arch": described.arch,
@@ -152,13 +162,14 @@ def _transformers(values: Mapping[str, Any], folder: Path) -> Description:
         "multi_label_classification": "sigmoid",
         "regression": "none",
     }
-    labels = Labels(names=names, activation=activations.get(values.get("problem_type"), "softmax"))
+    activation = activations.get(values.get("problem_type"), "softmax")
+    labels = _with_ids(Labels(names=names, activation=activation)) if names else None
     return Description(
         "transformers",
         config,
         architecture_of(config),
         preprocess,
-        _with_ids(labels) if names else None,
+        labels,
     )
 
 

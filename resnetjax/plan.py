@@ -171,8 +171,8 @@ def _antialias(config: ResNetConfig, stride: int) -> Pool | None:
     if config.antialias == "blur":
         return Pool("blur", 3, stride, 1)
     if config.antialias == "average" and stride > 1:
-        # timm's AvgPool2d rounds down where the shortcut rounds up, and so fails on odd sizes; this is
-        # the same on even ones.
+        # timm's AvgPool2d rounds down where the shortcut rounds up, and so fails on odd sizes; this
+        # is the same on even ones.
         return Pool("average", stride, stride, "same")
     return None
 

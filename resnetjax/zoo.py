@@ -24,7 +24,7 @@ from resnetjax.plan import plan
 from resnetjax.pretrained import Pretrained, Source, Variables, flatten, make_variables, seed_of
 from resnetjax.weights import dialects, files
 from resnetjax.weights.detect import Detection, detect
-from resnetjax.weights.dialect import inexpressible, load_arrays, save_arrays
+from resnetjax.weights.dialect import Dialect, inexpressible, load_arrays, save_arrays
 
 
 def create(
@@ -94,7 +94,12 @@ def load(
         raise ConfigError(f"arch={arch!r} and config are both given: use one of them")
     path = Path(source)
     if not path.exists():
-        raise UnknownName(f"there is no file or directory {os.fspath(source)!r}")
+        known = (
+            "; an architecture has this name, but no weights"
+            if path.name in presets.names()
+            else ""
+        )
+        raise UnknownName(f"there is no file or directory {os.fspath(source)!r}{known}")
     described = folders.describe(path)
     file = files.read(folders.find_weights(path) if path.is_dir() else path)
     described = described or folders.describe_metadata(file.metadata, path)
@@ -153,26 +158,18 @@ def save(
 
     Args:
         pretrained: What to write.
-        path: A directory, made where it is absent (`config.json` and `model.safetensors`), or a
-            `.safetensors` file.
+        path: A `.safetensors` file; anything else is a directory, made where it is absent, that
+            gets `config.json` and `model.safetensors`.
         dialect: Whose names the arrays get in a `.safetensors` file; ours by default.
 
     Raises:
         ConfigError: The dialect's system has no such net; the fields are named. Weights may always
             go back to the dialect that they came from.
-        UnsupportedFile: The path ends in something else.
+        UnsupportedFile: The path ends as a weight file that is not written (`.pth`, `.h5`, ...).
         UnknownName: There is no such dialect.
     """
     path = Path(path)
-    target = dialects.get(dialect or dialects.NATIVE.name)
-    if path.suffix == "" and target is not dialects.NATIVE:
-        raise UnsupportedFile(
-            f"{path}: give a file ending in .safetensors to write dialect {dialect}"
-        )
-    if path.suffix not in ("", ".safetensors"):
-        raise UnsupportedFile(
-            f"{path}: {path.suffix} is not written: use .safetensors, or a directory"
-        )
+    target = target_of(path, dialect=dialect)
     wrong = inexpressible(target, pretrained.config)
     if wrong and pretrained.source.dialect != target.name:
         raise ConfigError(
@@ -183,12 +180,33 @@ def save(
     contents: dict[Path, bytes] = {}
     if target is dialects.NATIVE:
         metadata[folders.NATIVE] = description = _describe(pretrained)
-        if not path.suffix:
+        if path.suffix != _SUFFIX:
             path.mkdir(parents=True, exist_ok=True)
             contents[path / "config.json"] = f"{description}\n".encode()
             path = path / "model.safetensors"
     contents[path] = safetensors.numpy.save(arrays, metadata)
     files.write(contents)
+
+
+def target_of(path: str | os.PathLike[str], *, dialect: str | None = None) -> Dialect:
+    """The dialect that `save` writes at a path, ours by default.
+
+    Raises:
+        UnsupportedFile: The path ends as a weight file that is not written, or is to be a directory
+            of another dialect's.
+        UnknownName: There is no such dialect.
+    """
+    path = Path(path)
+    target = dialects.get(dialect or dialects.NATIVE.name)
+    if path.suffix in _UNWRITTEN and not path.is_dir():
+        raise UnsupportedFile(f"{path}: {path.suffix} is not written: use .safetensors")
+    if path.suffix != _SUFFIX and target is not dialects.NATIVE:
+        raise UnsupportedFile(f"{path}: to write dialect {dialect} use a file in {_SUFFIX}")
+    return target
+
+
+_SUFFIX = ".safetensors"
+_UNWRITTEN = (".pth", ".pt", ".th", ".bin", ".ckpt", ".h5", ".keras", ".npz", ".msgpack", ".onnx")
 
 
 def _describe(pretrained: Pretrained) -> str:

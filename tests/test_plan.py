@@ -344,7 +344,11 @@ def test_zero_init_is_of_the_last_norm_in_v1_and_of_the_last_kernel_in_v2():
 
 def test_a_deep_stem_strides_once_and_has_half_half_and_full_width():
     convs = plan(net(stem="deep", stem_width=128)).stem.convs
-    assert [(c.kernel, c.stride, c.features) for c in convs] == [(3, 2, 64), (3, 1, 64), (3, 1, 128)]
+    assert [(c.kernel, c.stride, c.features) for c in convs] == [
+        (3, 2, 64),
+        (3, 1, 64),
+        (3, 1, 128),
+    ]
 
 
 def test_a_tiered_stem_has_three_eighths_half_and_full_width():
@@ -364,7 +368,12 @@ def test_resnet_rs_pools_its_stem_with_a_normed_and_activated_convolution():
 
 def test_the_first_stage_of_basic_blocks_needs_no_projection():
     stages = plan(net(block="basic")).stages
-    assert [stage.blocks[0].shortcut.conv is not None for stage in stages] == [False, True, True, True]
+    assert [stage.blocks[0].shortcut.conv is not None for stage in stages] == [
+        False,
+        True,
+        True,
+        True,
+    ]
 
 
 def test_a_projection_that_no_change_of_shape_asks_for_can_be_had():
@@ -374,7 +383,9 @@ def test_a_projection_that_no_change_of_shape_asks_for_can_be_had():
 
 def test_leaving_out_a_projection_that_a_change_of_channels_needs_is_refused_by_its_stage():
     config = net(projections=(True, False, True, True))
-    with pytest.raises(ConfigError, match=r"^projections=.*stage 2 starts with 256.* ends with 512"):
+    with pytest.raises(
+        ConfigError, match=r"^projections=.*stage 2 starts with 256.* ends with 512"
+    ):
         plan(config)
 
 
@@ -392,7 +403,9 @@ def test_option_a_subsamples_and_pads_channels_in_place_of_a_projection():
 
 
 def test_option_a_is_refused_where_channels_become_fewer():
-    with pytest.raises(ConfigError, match=r"^shortcut='pad' is not allowed.*stage 3, from 32 to 16"):
+    with pytest.raises(
+        ConfigError, match=r"^shortcut='pad' is not allowed.*stage 3, from 32 to 16"
+    ):
         plan(small(shortcut="pad", widths=(16, 32, 16)))
 
 

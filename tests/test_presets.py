@@ -320,7 +320,9 @@ def test_an_alias_gives_the_architecture_it_stands_for(alias):
 
 
 def test_a_misspelt_name_is_answered_with_the_nearest():
-    with pytest.raises(UnknownName, match=r"no architecture is called 'resnet5O'.* did you mean .*resnet50"):
+    with pytest.raises(
+        UnknownName, match=r"no architecture is called 'resnet5O'.* did you mean .*resnet50"
+    ):
         get("resnet5O")
 
 

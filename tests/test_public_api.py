@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import resnetjax as rj
@@ -142,6 +141,5 @@ def test_a_net_prints_on_a_few_lines_though_it_holds_many_arrays():
         variables=variables,
         labels=rj.Labels(names=tuple(f"class number {i}" for i in range(10))),
     )
-    assert isinstance(np.asarray(variables["params"]["head"]["bias"]), np.ndarray)
     assert "class number 7" not in repr(pre)
     assert len(repr(pre)) < 5000

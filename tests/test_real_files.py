@@ -1,5 +1,6 @@
 """Checkpoints that other people trained, on photographs: from the file to the labels."""
 
+import itertools
 import json
 import subprocess
 import sys
@@ -26,8 +27,7 @@ def cifar(shared_data):
     with np.load(shared_data / "cifar10-jpeg.npz") as archive:
         stream, offsets = archive["test_jpeg"].tobytes(), archive["test_offsets"].tolist()
         classes = archive["classes"].tolist()
-    edges = zip(offsets, offsets[1:], strict=False)
-    return [stream[start:end] for start, end in edges], classes
+    return [stream[start:end] for start, end in itertools.pairwise(offsets)], classes
 
 
 @pytest.fixture
@@ -90,9 +90,10 @@ def test_the_json_holds_the_same_labels_and_pytorchs_probabilities(
     weights = shared_weights / CHECKPOINTS["resnet20"]
     arguments = ["resnetjax", "predict", "--json", "--top", "10", str(weights), str(jpegs)]
     monkeypatch.setattr(sys, "argv", arguments)
-    with warnings.catch_warnings(), pytest.raises(SystemExit) as stopped:
+    with warnings.catch_warnings():
         warnings.simplefilter("default", AssumptionWarning)
-        cli.main()
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
     assert stopped.value.code == 0
     rows = json.loads(capsys.readouterr().out)
     labels = [row["predictions"][0]["label"] for row in rows]

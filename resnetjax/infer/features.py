@@ -6,6 +6,7 @@ from typing import Any
 import jax
 from jaxtyping import Array, Float
 
+from resnetjax.errors import ConfigError
 from resnetjax.nn.resnet import ResNet
 from resnetjax.pretrained import Pretrained, Variables
 
@@ -29,6 +30,8 @@ def features(
     Raises:
         ConfigError: No feature map has this name, or the images have another number of channels.
     """
+    if isinstance(stages, str):
+        raise ConfigError(f"stages={stages!r} is not allowed: use a tuple of names")
     model = pretrained.model
     wanted = tuple(info.name for info in model.feature_info) if stages is None else tuple(stages)
     found = _features(model, wanted, pretrained.variables, images)

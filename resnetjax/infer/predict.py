@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 from PIL import Image
@@ -92,6 +91,8 @@ def predict_each(
 ) -> Iterator[list[Prediction] | BadImage]:
     """As `predict`, one image at a time as batches finish; an image that is bad yields its error.
 
+    Images are read at most two batches ahead.
+
     Raises:
         ConfigError: The net has no head, `batch_size` is below 1, or `top` below 0.
     """
@@ -102,6 +103,12 @@ def predict_each(
     for name, value, least in (("batch_size", batch_size, 1), ("top", top, 0)):
         if value < least:
             raise ConfigError(f"{name}={value} is not allowed: use {least} or more")
+    return _predict_each(pretrained, images, top, batch_size)
+
+
+def _predict_each(
+    pretrained: Pretrained, images: Iterable[ImageSource], top: int, batch_size: int
+) -> Iterator[list[Prediction] | BadImage]:
     labels, preprocess = pretrained.labels, pretrained.preprocess
     count = min(top, pretrained.config.num_classes)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -135,7 +142,7 @@ def _top(
     activation: Activation,
     count: int,
     variables: Variables,
-    pixels: UInt8[Array, "batch height width channels"],
+    pixels: UInt8[Any, "batch height width channels"],
 ) -> tuple[Float[Array, "batch top"], Int[Array, "batch top"]]:
     logits: Any = model.apply(variables, normalize(pixels, preprocess), train=False)
     if activation == "softmax":
@@ -152,12 +159,12 @@ def _pixels(preprocess: Preprocess, source: ImageSource) -> np.ndarray | BadImag
         return error
 
 
-def _padded(images: list[np.ndarray], batch_size: int) -> Array:
+def _padded(images: list[np.ndarray], batch_size: int) -> np.ndarray:
     """The images with zeros after them, up to a power of two or the whole batch."""
     size = min(1 << (len(images) - 1).bit_length(), batch_size)
     batch = np.zeros((size, *images[0].shape), np.uint8)
     batch[: len(images)] = images
-    return jnp.asarray(batch)
+    return batch
 
 
 def _ahead(

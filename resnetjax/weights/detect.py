@@ -210,7 +210,7 @@ class _Probe:
             found |= self._stages(depths, skeleton)
             base = base_config(self.dialect, depths, found["widths"])
             return base.replace(**found)
-        except (ConfigError, _Absent):
+        except (ConfigError, _Absent, ZeroDivisionError):  # kernels without channels
             return None
 
     def _skeleton(self, **fields: Any) -> ResNetConfig:

@@ -241,8 +241,16 @@ def inexpressible(dialect: Dialect, config: ResNetConfig) -> list[str]:
     return [
         f"{name}={value!r} ({dialect.name} has {' or '.join(map(repr, allowed[name]))})"
         for name, value in config.to_json().items()
-        if name not in _FREE and allowed[name] != ANY and value not in allowed[name]
+        if name not in _FREE
+        and allowed[name] != ANY
+        and _effective(name, value, config)
+        not in [_effective(name, choice, config) for choice in allowed[name]]
     ]
+
+
+def _effective(name: str, value: Any, config: ResNetConfig) -> Any:
+    """The value, spelled out where None stands for another field's."""
+    return config.activation if name == "inner_activation" and value is None else value
 
 
 def base_config(dialect: Dialect, depths: tuple[int, ...], widths: tuple[int, ...]) -> ResNetConfig:

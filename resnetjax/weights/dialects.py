@@ -155,9 +155,9 @@ TRANSFORMERS = Dialect(
         "block": ("basic", "bottleneck"),
         "stem_width": ANY,
         "stride_on": ("spatial", "reduce"),
-        "strides": ((1, 2, 2, 2), (2, 2, 2, 2)),
+        # downsample_in_first_stage, of any number of stages
+        "strides": tuple((first, *(2,) * more) for more in range(8) for first in (1, 2)),
         "activation": ("relu", "gelu", "gelu_tanh", "silu"),
-        "inner_activation": ("relu", None),
     },
     root="resnet.",
 )

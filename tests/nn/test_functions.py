@@ -31,7 +31,9 @@ def convolve_by_loops(x, kernel, *, stride, dilation, groups, pads):
     reach = dilation * (size - 1) + 1
     rows, columns = ((edge - reach) // stride + 1 for edge in x.shape[1:3])
     out = np.zeros((x.shape[0], rows, columns, outputs))
-    for n, i, j, o in itertools.product(range(x.shape[0]), range(rows), range(columns), range(outputs)):
+    for n, i, j, o in itertools.product(
+        range(x.shape[0]), range(rows), range(columns), range(outputs)
+    ):
         first = o // (outputs // groups) * inner
         top, left = i * stride, j * stride
         patch = x[n, top : top + reach : dilation, left : left + reach : dilation]
@@ -166,7 +168,9 @@ def test_an_average_without_padding_drops_the_odd_row_and_column():
 def test_averages_of_any_size_match_loops_over_windows(edge):
     x = images(edge, edge)
     out = math.ceil(edge / 2)
-    windows = [[x[2 * i : 2 * i + 2, 2 * j : 2 * j + 2].mean() for j in range(out)] for i in range(out)]
+    windows = [
+        [x[2 * i : 2 * i + 2, 2 * j : 2 * j + 2].mean() for j in range(out)] for i in range(out)
+    ]
     found = pool(x, Pool("average", 2, 2, "same"))
     np.testing.assert_allclose(found, windows, rtol=1e-5)  # another order of four additions
 
@@ -226,7 +230,10 @@ def test_the_gradient_through_the_variance_of_a_constant_channel_is_finite():
 
 def test_statistics_of_bfloat16_activations_are_summed_in_float32():
     # 4096 ones and a channel of 1 + 1/128: bfloat16 sums would stop at 256.
-    x = jnp.ones((1, 64, 64, 2), jnp.bfloat16) * jnp.array([1, 1 + 1 / 128], jnp.bfloat16)[None, None, None]
+    x = (
+        jnp.ones((1, 64, 64, 2), jnp.bfloat16)
+        * jnp.array([1, 1 + 1 / 128], jnp.bfloat16)[None, None, None]
+    )
     mean, var = functions.batch_statistics(x, None)
     assert mean.dtype == var.dtype == jnp.float32
     np.testing.assert_allclose(mean, [1, 1 + 1 / 128], rtol=1e-6)
@@ -234,7 +241,9 @@ def test_statistics_of_bfloat16_activations_are_summed_in_float32():
 
 def test_statistics_over_a_mapped_axis_are_those_of_the_whole():
     x = jnp.asarray(images(4, 3, 5, 5, 2))
-    split = jax.vmap(lambda part: functions.batch_statistics(part, "devices"), axis_name="devices")(x)
+    split = jax.vmap(lambda part: functions.batch_statistics(part, "devices"), axis_name="devices")(
+        x
+    )
     whole = functions.batch_statistics(x.reshape(12, 5, 5, 2), None)
     for parts, expected in zip(split, whole, strict=True):
         for part in parts:
@@ -245,7 +254,9 @@ def test_normalize_divides_by_the_root_of_variance_plus_epsilon():
     # F3: with a variance of epsilon's size a wrong epsilon shows.
     x = jnp.full((1, 1, 1, 2), 3.0)
     mean, var = jnp.array([1.0, 3.0]), jnp.array([1e-5, 4.0])
-    out = functions.normalize(x, mean, var, jnp.array([2.0, 5.0]), jnp.array([0.5, -1.0]), 1e-5, x.dtype)
+    out = functions.normalize(
+        x, mean, var, jnp.array([2.0, 5.0]), jnp.array([0.5, -1.0]), 1e-5, x.dtype
+    )
     expected = [2 / math.sqrt(2e-5) * 2 + 0.5, -1.0]
     np.testing.assert_allclose(out[0, 0, 0], expected, rtol=1e-6)
 
@@ -253,7 +264,9 @@ def test_normalize_divides_by_the_root_of_variance_plus_epsilon():
 def test_normalize_subtracts_before_it_scales_in_float32():
     # As x * f - mean * f, in bfloat16, 1000 - 999 would vanish.
     x = jnp.full((1, 1, 1, 1), 1000, jnp.bfloat16)
-    out = functions.normalize(x, jnp.array([999.0]), jnp.array([1.0]), jnp.ones(1), jnp.zeros(1), 1e-9, jnp.bfloat16)
+    out = functions.normalize(
+        x, jnp.array([999.0]), jnp.array([1.0]), jnp.ones(1), jnp.zeros(1), 1e-9, jnp.bfloat16
+    )
     assert out.dtype == jnp.bfloat16
     assert float(out[0, 0, 0, 0]) == 1.0
 

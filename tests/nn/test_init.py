@@ -27,7 +27,10 @@ BIG = {
 @pytest.mark.parametrize("kind", BIG)
 def test_both_ways_of_drawing_have_the_deviation_of_torchs_layers(kind):
     leaf, deviation = BIG[kind]
-    drawn = initialize({"a": leaf}, 0)["a"], np.asarray(initializer(kind)(jax.random.key(0), leaf.shape))
+    drawn = (
+        initialize({"a": leaf}, 0)["a"],
+        np.asarray(initializer(kind)(jax.random.key(0), leaf.shape)),
+    )
     for array in drawn:
         assert array.shape == leaf.shape
         assert array.dtype == np.float32
@@ -39,20 +42,24 @@ def test_both_ways_of_drawing_have_the_deviation_of_torchs_layers(kind):
 def test_uniform_kinds_stay_within_one_over_the_root_of_the_inputs(kind):
     leaf, deviation = BIG[kind]
     bound = deviation * math.sqrt(3)
-    for array in (initialize({"a": leaf}, 0)["a"], initializer(kind)(jax.random.key(0), leaf.shape)):
+    for array in (
+        initialize({"a": leaf}, 0)["a"],
+        initializer(kind)(jax.random.key(0), leaf.shape),
+    ):
         assert 0.98 * bound < np.abs(array).max() <= bound * (1 + 1e-6)
 
 
 def test_convolutions_are_normal_beyond_three_deviations():
     leaf, deviation = BIG["conv"]
-    for array in (initialize({"a": leaf}, 0)["a"], initializer("conv")(jax.random.key(0), leaf.shape)):
+    for array in (
+        initialize({"a": leaf}, 0)["a"],
+        initializer("conv")(jax.random.key(0), leaf.shape),
+    ):
         share = (np.abs(array) > 3 * deviation).mean()
         assert 0.001 < share < 0.005  # 0.0027
 
 
-@pytest.mark.parametrize(
-    ("kind", "value"), [("scale", 1), ("bias", 0), ("mean", 0), ("var", 1)]
-)
+@pytest.mark.parametrize(("kind", "value"), [("scale", 1), ("bias", 0), ("mean", 0), ("var", 1)])
 def test_norms_and_biases_start_as_the_identity(kind, value):
     leaf = Leaf("params", (5,), kind)
     expected = np.full(5, value, np.float32)

@@ -1,8 +1,14 @@
 """Comparisons with the real frameworks: `make parity` builds the environment that has them."""
 
 import importlib.util
+import os
+from pathlib import Path
 
 import pytest
+
+from tests.parity import table
+
+TABLE = pytest.StashKey[list[table.Entry]]()
 
 if importlib.util.find_spec("torch"):
     import torch
@@ -21,3 +27,30 @@ else:
 
     def pytest_pycollect_makemodule(module_path, parent):
         return WithoutTorch.from_parent(parent, path=module_path)
+
+
+@pytest.fixture(scope="session")
+def parity_table(pytestconfig):
+    """What is printed at the end, and written to the file that $RESNETJAX_PARITY_TABLE names."""
+    return pytestconfig.stash.setdefault(TABLE, [])
+
+
+@pytest.fixture(scope="session")
+def samples(request):
+    """Four photographs; without the shared files none, and structured noise takes their place."""
+    try:
+        folder = request.getfixturevalue("shared_data") / "imagenet-samples"
+    except pytest.skip.Exception:
+        return []
+    return sorted(folder.glob("*.JPEG"))[::25]
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    entries = config.stash.get(TABLE, [])
+    if not entries:
+        return
+    terminalreporter.section("parity with the real frameworks")
+    for line in (*table.lines(entries), "", table.summary(entries)):
+        terminalreporter.line(line)
+    if target := os.environ.get("RESNETJAX_PARITY_TABLE"):
+        table.write(Path(target), entries)

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import pytest
 import safetensors.torch
 import timm.layers
 import timm.models
@@ -20,6 +21,7 @@ from torch import nn
 import resnetjax as rj
 from resnetjax.config import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from resnetjax.data.preprocess import preprocess
+from resnetjax.zoo import AssumptionWarning
 from tests.parity import nets
 from tests.parity.rows import Row, Size
 
@@ -27,6 +29,8 @@ from tests.parity.rows import Row, Size
 TOLERANCE = 1e-4
 
 Features = dict[str, np.ndarray]
+
+transformers.utils.logging.disable_progress_bar()
 
 
 @dataclasses.dataclass
@@ -156,15 +160,31 @@ def run_theirs(model: nn.Module, images: torch.Tensor) -> Features:
     return {**found, "logits": logits.numpy()}
 
 
-def run_ours(pretrained: rj.Pretrained, images: np.ndarray) -> Features:
-    """Logits and every feature map, from one compiled function."""
+def runner(pretrained: rj.Pretrained) -> Callable[[Any, np.ndarray], Features]:
+    """Ours as one compiled function of variables and images: logits and every feature map."""
 
+    @jax.jit
     def run(variables: Any, images: jax.Array) -> dict[str, jax.Array]:
         logits = pretrained.model.apply(variables, images)
         features = rj.features(dataclasses.replace(pretrained, variables=variables), images)
         return {**features, "logits": logits}
 
-    return jax.device_get(jax.jit(run)(pretrained.variables, images))
+    return lambda variables, images: jax.device_get(run(variables, images))
+
+
+def reconfigured(pretrained: rj.Pretrained, **changes: Any) -> rj.Pretrained:
+    """The same arrays in a net whose config has other values."""
+    config = pretrained.config.replace(**changes)
+    return dataclasses.replace(pretrained, config=config, model=rj.ResNet(config))
+
+
+def load(original: Original) -> rj.Pretrained:
+    """As a user would: directories must leave nothing open, files always leave something."""
+    told = original.row.told(original.size)
+    if original.row.layout == "directory":
+        return rj.load(original.path, **told)
+    with pytest.warns(AssumptionWarning):
+        return rj.load(original.path, **told)
 
 
 def errors(ours: Features, theirs: Features) -> dict[str, float]:

@@ -1,0 +1,70 @@
+"""The table that the comparisons fill, as Markdown."""
+
+import platform
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+HEADER = """# Parity with the real frameworks
+
+Written by `make parity-full`: the real framework builds each net, its weights are drawn at random, its
+statistics are measured on photographs and disturbed, an eighth of its channels gets variances of the size of
+the norm's epsilon; the framework saves it, `rj.load` reads it, and both sides compute in float32 on a CPU.
+The numbers are the largest differences as shares of the spread max|f(x_i) - mean f| over the images:
+of the logits, and of the worst feature map (all of them, `stem_conv` to the last stage). 1e-4 is allowed.
+The last column is the control: the same with a norm epsilon of 1e-6 where the net has 1e-5. Every row was also
+saved back by `rj.save`, loaded strictly by its framework, and found equal in every bit.
+
+{versions}
+"""
+COLUMNS = ("net", "file", "size", "read as", "logits", "worst feature", "wrong epsilon")
+PACKAGES = ("torch", "torchvision", "timm", "transformers", "jax", "flax")
+
+
+@dataclass
+class Entry:
+    """One line of the table."""
+
+    name: str
+    layout: str
+    size_px: tuple[int, int]
+    short: bool
+    detected: str
+    errors: dict[str, float]
+    wrong_epsilon: float | None = None
+
+    def cells(self) -> tuple[str, ...]:
+        """As text, in the order of `COLUMNS`."""
+        features = {name: error for name, error in self.errors.items() if name != "logits"}
+        worst = max(features, key=lambda name: features[name])
+        size = "x".join(map(str, self.size_px)) + (", shortened" if self.short else "")
+        control = "" if self.wrong_epsilon is None else f"{self.wrong_epsilon:.0e}"
+        logits, feature = f"{self.errors['logits']:.1e}", f"{features[worst]:.1e} ({worst})"
+        return (self.name, self.layout, size, self.detected, logits, feature, control)
+
+
+def lines(entries: list[Entry]) -> list[str]:
+    """The table in Markdown, its columns aligned."""
+    rows = [COLUMNS, *(entry.cells() for entry in entries)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
+    rows.insert(1, tuple("-" * width for width in widths))
+    padded = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
+    return [f"| {' | '.join(row)} |" for row in padded]
+
+
+def summary(entries: list[Entry]) -> str:
+    """How many nets, and the worst of them."""
+    logits = max(entries, key=lambda entry: entry.errors["logits"])
+    worst = max(entries, key=lambda entry: max(entry.errors.values()))
+    return (
+        f"{len({entry.name for entry in entries})} nets in {len(entries)} forms; worst logits "
+        f"{logits.errors['logits']:.1e} ({logits.name}), worst feature "
+        f"{max(worst.errors.values()):.1e} ({worst.name})."
+    )
+
+
+def write(path: Path, entries: list[Entry]) -> None:
+    """The whole document."""
+    versions = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
+    head = HEADER.format(versions=f"{versions}, Python {platform.python_version()}.")
+    path.write_text("\n".join([head, summary(entries), "", *lines(entries)]) + "\n", encoding="utf-8")

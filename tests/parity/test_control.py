@@ -1,0 +1,184 @@
+"""The control: one wrong field of a config fails a row by ten times the tolerance, or the arrays refuse it."""
+
+import dataclasses
+from dataclasses import dataclass
+
+import jax
+import pytest
+
+import resnetjax as rj
+from resnetjax.config import ResNetConfig
+from resnetjax.errors import ConfigError, WeightsMismatch
+from resnetjax.measure import leaves
+from resnetjax.plan import plan
+from resnetjax.presets import ARCHITECTURES
+from tests.parity import engine
+from tests.parity.engine import TOLERANCE
+from tests.parity.rows import ROWS
+
+pytestmark = pytest.mark.parity
+
+# Rows that together have every field at work, and the configs that they must be loaded with.
+CONTROLS: dict[str, ResNetConfig] = {
+    "timm/resnet10t": ARCHITECTURES["resnet10t"],
+    "timm/resnet14t": ARCHITECTURES["resnet14t"],
+    "timm/resnet18": ARCHITECTURES["resnet18"],
+    "timm/resnet26-os16": ARCHITECTURES["resnet26"].replace(output_stride=16),
+    "timm/resnet18-gelu": ARCHITECTURES["resnet18"].replace(activation="gelu"),
+    "timm/resnetblur18": ARCHITECTURES["resnetblur18"],
+    "timm/resnetaa34d": ARCHITECTURES["resnetaa34d"],
+    "timm/resnet50_gn": ARCHITECTURES["resnet50_gn"],
+    "timm/senet154": ARCHITECTURES["senet154"].replace(depths=(1, 2, 1, 1)),
+    "timm/resnetv2_18d-os16": ARCHITECTURES["resnetv2_18d"].replace(output_stride=16),
+    "timm/resnetv2_101x1_bit": ARCHITECTURES["resnetv2_101x1_bit"].replace(depths=(1, 2, 1, 1)),
+    "transformers/basic-silu": ARCHITECTURES["resnet18"].replace(activation="silu", inner_activation="relu"),
+    "akamaster/resnet20b": ARCHITECTURES["cifar_resnet20b"],
+}
+
+# For each field that changes what is computed: values to try in place of the right one.
+FUNCTION = {
+    "norm_eps": (1e-6, 1e-3),
+    "norm_groups": (16,),
+    "weight_standardization_eps": (None, 1e-10, 1e-8),
+    "padding": ("same",),
+    "stem_pool": ("max", "none"),
+    "stem_pool_padding": ("same",),
+    "stem_pool_value": ("zero", "-inf"),
+    "stride_on": ("reduce", "spatial", "last_spatial"),
+    "stride_block": ("last",),
+    "strides": ((1, 2, 2, 1), (1, 1, 2)),
+    "dilations": ((1, 1, 1, 2), (1, 1, 2)),
+    "dilation_rule": ("undilated", "uniform"),
+    "output_stride": (None, 8, 16),
+    "shortcut": ("conv", "avg_conv"),
+    "antialias": ("none", "blur", "average"),
+    "activation": ("relu", "gelu", "gelu_tanh", "silu"),
+    "inner_activation": ("relu", "gelu", "silu"),
+}
+
+# Fields that decide which arrays there are, so that the file refuses another value (of timm/resnet18, or of the
+# row that is named).
+ARRAYS = {
+    "block": "bottleneck",
+    "depths": (2, 2, 2, 1),
+    "widths": (64, 128, 256, 256),
+    "order": "pre",
+    "stem": "deep",
+    "stem_width": 32,
+    "shortcut_norm": False,
+    "projections": (True, True, True, True),
+    "reduce_first": 2,
+    "norm": "group",
+    "conv_bias": "all",
+    "attention": "se",
+    "shortcut_kernel": 3,
+    "groups": (2, "timm/resnet14t"),
+    "group_width": (128, "timm/resnet14t"),
+    "se_ratio": (0.25, "timm/senet154"),
+}
+
+# Fields that the file's arrays decide, whatever the config says.
+SIZES = {"in_channels": 1, "num_classes": 10}
+
+# Fields that matter in training only.
+TRAINING = {
+    "norm_decay": 0.5,
+    "drop_path_rate": 0.5,
+    "block_dropout": 0.5,
+    "dropout": 0.5,
+    "zero_init_residual": True,
+}
+
+
+def changes() -> list[tuple[str, str, object]]:
+    """Every row, field and value that loads the row's arrays into another plan."""
+    found = []
+    for name, config in CONTROLS.items():
+        for field, values in FUNCTION.items():
+            for value in values:
+                try:
+                    other = plan(config.replace(**{field: value}))
+                except ConfigError:
+                    continue
+                same_arrays = leaves(other) == leaves(plan(config))
+                if same_arrays and other != plan(config):
+                    found.append((name, field, value))
+    return found
+
+
+CHANGES = changes()
+
+
+@dataclass
+class Loaded:
+    """A row's real net, and what `load` made of it."""
+
+    original: engine.Original
+    pretrained: rj.Pretrained
+
+
+@pytest.fixture(scope="module")
+def loaded(request, samples, tmp_path_factory):
+    row = next(row for row in ROWS if row.name == request.param)
+    original = engine.make(row, "small", samples, tmp_path_factory.mktemp("net"))
+    yield Loaded(original, engine.load(original))
+    jax.clear_caches()
+
+
+def error(loaded: Loaded, **changed: object) -> float:
+    """The worst error of any output with the changed config."""
+    pretrained = engine.reconfigured(loaded.pretrained, **changed)
+    found = engine.runner(pretrained)(pretrained.variables, loaded.original.images)
+    return max(engine.errors(found, loaded.original.outputs).values())
+
+
+@pytest.mark.parametrize("loaded", CONTROLS, indirect=True)
+def test_the_right_config_passes(loaded):
+    config = CONTROLS[loaded.original.row.name]
+    arrays = {name: getattr(loaded.pretrained.config, name) for name in SIZES}
+    assert plan(loaded.pretrained.config) == plan(config.replace(**arrays))
+    assert error(loaded) < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("loaded", "field", "value"),
+    [pytest.param(*change, id="-".join(map(str, change))) for change in CHANGES],
+    indirect=["loaded"],
+)
+def test_a_wrong_field_fails_the_row(loaded, field, value):
+    found = error(loaded, **{field: value})
+    if field == "stem_pool_value" and loaded.pretrained.config.activation == "relu":
+        config = loaded.pretrained.config
+        if config.order == "post":
+            assert found < TOLERANCE  # after a ReLU, zeros are as good as -inf (F2)
+            return
+    assert found > 10 * TOLERANCE
+
+
+@pytest.mark.parametrize("field", ARRAYS)
+def test_the_arrays_refuse_another_value(samples, tmp_path, field):
+    value = ARRAYS[field]
+    value, name = value if isinstance(value, tuple) and isinstance(value[-1], str) else (value, "timm/resnet18")
+    original = engine.make(next(row for row in ROWS if row.name == name), "small", samples, tmp_path)
+    with pytest.raises((WeightsMismatch, ConfigError)):
+        rj.load(original.path, config=CONTROLS[name].replace(**{field: value}))
+
+
+@pytest.mark.parametrize("loaded", ["timm/resnet18"], indirect=True)
+def test_classes_and_channels_are_the_files(loaded):
+    with pytest.warns(UserWarning, match="assumed"):
+        found = rj.load(loaded.original.path, config=CONTROLS["timm/resnet18"].replace(**SIZES))
+    assert (found.config.in_channels, found.config.num_classes) == (3, 1000)
+
+
+@pytest.mark.parametrize("loaded", ["timm/resnet18", "timm/resnetv2_18d-os16"], indirect=True)
+def test_what_matters_in_training_only_changes_nothing(loaded):
+    assert error(loaded, **TRAINING) < TOLERANCE
+
+
+def test_every_field_is_under_control():
+    tables = (FUNCTION, ARRAYS, SIZES, TRAINING)
+    assert sorted(name for table in tables for name in table) == sorted(
+        field.name for field in dataclasses.fields(ResNetConfig)
+    )
+    assert {field for _, field, _ in CHANGES} == set(FUNCTION)

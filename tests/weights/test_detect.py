@@ -1,0 +1,223 @@
+"""Names and shapes alone tell a file's dialect and net, as far as they can."""
+
+import random
+
+import numpy as np
+import pytest
+
+from resnetjax.config import ResNetConfig
+from resnetjax.errors import UnsupportedFile
+from resnetjax.measure import leaves
+from resnetjax.plan import plan
+from resnetjax.presets import ARCHITECTURES, names
+from resnetjax.weights.detect import detect
+from resnetjax.weights.dialect import entries, inexpressible
+from resnetjax.weights.dialects import DIALECTS, get
+
+EXPRESSED = [
+    (dialect.name, arch)
+    for dialect in DIALECTS.values()
+    for arch, config in ARCHITECTURES.items()
+    if any(arch in names(family) for family in dialect.families)
+    and not inexpressible(dialect, config)
+]
+
+
+def file_of(config: ResNetConfig, dialect: str) -> dict[str, np.ndarray]:
+    """Arrays of the right names and shapes that take no memory."""
+    found, named = {}, entries(get(dialect), config)
+    for path, leaf in leaves(plan(config)).items():
+        array, layout = np.broadcast_to(np.float32(0), leaf.shape), named[path].layout
+        if layout is not None:
+            array = array.transpose(np.argsort(layout.permutation))
+            array = np.expand_dims(array, layout.singletons)
+        root = get(dialect).root if config.num_classes and not path.startswith("head/") else ""
+        found[root + named[path].name] = array
+    return found
+
+
+def net(**fields) -> ResNetConfig:
+    return ResNetConfig(**{"depths": (1, 2, 1, 1), **fields})
+
+
+@pytest.mark.parametrize(("dialect", "arch"), EXPRESSED)
+def test_an_architecture_is_found_or_listed_among_those_that_look_the_same(dialect, arch):
+    config = ARCHITECTURES[arch]
+    arrays = file_of(config, dialect)
+    found = detect(arrays, source="x")
+    # torchvision's and timm's names of a plain net are the same
+    assert [e.name for e in entries(found.dialect, config).values()] == [
+        e.name for e in entries(get(dialect), config).values()
+    ]
+    assert arch in (found.arch, *found.alternatives)
+    assert leaves(plan(found.config)) == leaves(plan(config))
+
+
+@pytest.mark.parametrize(("dialect", "arch"), EXPRESSED)
+def test_alternatives_have_the_same_arrays_and_are_other_functions(dialect, arch):
+    found = detect(file_of(ARCHITECTURES[arch], dialect), source="x")
+    for other in found.alternatives:
+        config = ARCHITECTURES[other].replace(num_classes=found.config.num_classes)
+        assert {(p, leaf.shape) for p, leaf in leaves(plan(config)).items()} == {
+            (p, leaf.shape) for p, leaf in leaves(plan(found.config)).items()
+        }, other
+        assert config != found.config, other
+
+
+@pytest.mark.parametrize(
+    ("dialect", "arch", "expected"),
+    [
+        ("torchvision", "resnet50", "resnet50"),
+        ("torchvision", "resnet18", "resnet18"),
+        ("torchvision", "wide_resnet50_2", "wide_resnet50_2"),
+        ("timm", "resnet50d", "resnet50d"),
+        ("timm", "resnetrs50", "resnetrs50"),
+        ("timm_v2", "resnetv2_50x1_bit", "resnetv2_50x1_bit"),
+        ("transformers", "resnet50", "resnet50"),
+        ("akamaster", "cifar_resnet56", "cifar_resnet56"),
+    ],
+)
+def test_the_commonest_reading_comes_first(dialect, arch, expected):
+    found = detect(file_of(ARCHITECTURES[arch], dialect), source="x")
+    assert found.arch == expected
+    assert found.config == ARCHITECTURES[expected]
+
+
+def test_a_resnet50_of_torchvision_may_also_be_anti_aliased_or_v1():
+    found = detect(file_of(ARCHITECTURES["resnet50"], "torchvision"), source="x")
+    assert {"resnet50_v1", "resnetblur50", "resnetaa50"} <= set(found.alternatives)
+    assert "resnet50_gn" not in found.alternatives
+
+
+@pytest.mark.parametrize(
+    ("dialect", "config"),
+    [
+        ("torchvision", net(block="basic")),
+        ("torchvision", net(widths=(24, 48, 96, 192))),
+        ("torchvision", net(groups=8, group_width=16)),
+        ("torchvision", net(group_width=96)),
+        ("torchvision", net(depths=(2, 2, 2), widths=(64, 128, 256), strides=(1, 2, 2),
+                            dilations=(1, 1, 1), block="basic")),
+        ("torchvision", net(depths=(1,) * 5, widths=(8, 16, 32, 64, 96), strides=(1, 2, 2, 2, 2),
+                            dilations=(1,) * 5)),
+        ("timm", net(stem="deep", shortcut="avg_conv", attention="se")),
+        ("timm", net(stem="tiered", stem_width=32, shortcut="avg_conv")),
+        ("timm", net(attention="se", se_ratio=0.25, stem_pool="conv", stem="deep")),
+        ("timm", net(attention="eca", block="basic")),
+        ("timm", net(norm="group")),
+        ("timm", net(block=("basic", "basic", "bottleneck", "basic"))),
+        ("timm_v2", net(order="pre", shortcut_norm=False, widths=(32, 64, 128, 256))),
+        ("timm_v2", net(order="pre", shortcut_norm=False, block="basic", stem_width=32)),
+        ("transformers", net(inner_activation="relu", stem_width=32)),
+        ("akamaster", net(depths=(4, 4, 4), widths=(16, 32, 64), strides=(1, 2, 2), block="basic",
+                          dilations=(1, 1, 1), stem="conv3", stem_width=16, stem_pool="none",
+                          shortcut="pad")),
+        ("resnetjax", net(conv_bias="all")),
+        ("resnetjax", net(order="pre", shortcut_norm=False, conv_bias=("stem", "conv3", "shortcut"))),
+    ],
+)  # fmt: skip
+def test_a_net_without_a_name_is_read_off_its_arrays(dialect, config):
+    found = detect(file_of(config, dialect), source="x")
+    assert found.arch is None
+    assert found.alternatives == ()
+    assert leaves(plan(found.config)) == leaves(plan(config))
+    assert found.config.stem_pool == config.stem_pool
+
+
+@pytest.mark.parametrize(("dialect", "arch"), [
+    ("torchvision", "resnet18"), ("timm", "resnet26d"), ("timm_v2", "resnetv2_50"),
+    ("transformers", "resnet50"), ("akamaster", "cifar_resnet20"), ("resnetjax", "resnet18"),
+])  # fmt: skip
+def test_classes_and_input_channels_are_those_of_the_file(dialect, arch):
+    config = ARCHITECTURES[arch].replace(num_classes=7, in_channels=5)
+    found = detect(file_of(config, dialect), source="x")
+    assert (found.config.num_classes, found.config.in_channels) == (7, 5)
+    assert found.arch == arch
+    config = config.replace(num_classes=0)
+    assert detect(file_of(config, dialect), source="x").config.num_classes == 0
+
+
+def test_a_given_config_takes_the_files_classes_and_channels():
+    arrays = file_of(ARCHITECTURES["resnet18"].replace(num_classes=7, in_channels=1), "torchvision")
+    found = detect(arrays, source="x", known=ARCHITECTURES["resnetblur18"])
+    assert found.config == ARCHITECTURES["resnetblur18"].replace(num_classes=7, in_channels=1)
+    assert found.dialect.name == "torchvision"
+
+
+@pytest.mark.parametrize(("dialect", "arch"), [
+    ("torchvision", "resnet50"), ("torchvision", "resnet18"), ("timm", "resnet50d"),
+    ("timm", "seresnet50"), ("timm_v2", "resnetv2_50"), ("transformers", "resnet50"),
+    ("akamaster", "cifar_resnet20"),
+])  # fmt: skip
+def test_an_array_lacking_from_a_later_block_does_not_hide_the_architecture(dialect, arch):
+    # so that the fault is reported against the net that was meant
+    arrays = file_of(ARCHITECTURES[arch], dialect)
+    named = entries(get(dialect), ARCHITECTURES[arch])
+    later = {entry.name for path, entry in named.items() if "_block2" in path or "_block3" in path}
+    lacking = [name for name in arrays if name.removeprefix(get(dialect).root) in later]
+    assert lacking
+    for name in random.Random(0).sample(lacking, 12):
+        rest = {other: array for other, array in arrays.items() if other != name}
+        found = detect(rest, source="x")
+        assert arch in (found.arch, *found.alternatives), name
+
+
+def test_a_block_without_its_first_convolution_still_counts():
+    arrays = file_of(ARCHITECTURES["resnet50"], "torchvision")
+    del arrays["layer3.5.conv1.weight"]
+    assert detect(arrays, source="x").arch == "resnet50"
+
+
+def test_extra_arrays_do_not_hide_the_architecture():
+    arrays = file_of(ARCHITECTURES["resnet18"], "torchvision")
+    arrays |= {"attention.weight": np.zeros(3, np.float32), "layer9.0.conv1.weight": np.zeros(3)}
+    assert detect(arrays, source="x").arch == "resnet18"
+
+
+@pytest.mark.parametrize(("dialect", "arch"), [
+    ("torchvision", "resnet50"), ("timm", "resnetrs50"), ("timm_v2", "resnetv2_18"),
+    ("akamaster", "cifar_resnet20b"), ("resnetjax", "keras_resnet50"),
+])  # fmt: skip
+def test_the_order_of_arrays_does_not_matter(dialect, arch):
+    arrays = file_of(ARCHITECTURES[arch], dialect)
+    shuffled = list(arrays.items())
+    random.Random(0).shuffle(shuffled)
+    assert detect(dict(shuffled), source="x") == detect(arrays, source="x")
+
+
+def test_a_known_net_is_looked_for_in_every_dialect_even_where_it_does_not_fit_quite():
+    arrays = file_of(ARCHITECTURES["resnet34"], "transformers")
+    found = detect(arrays, source="x", known=ARCHITECTURES["resnet18"])
+    assert found.dialect.name == "transformers"
+    assert found.config == ARCHITECTURES["resnet18"]
+
+
+def test_names_of_no_dialect_are_refused_with_some_of_them_and_the_dialects():
+    arrays = {f"transformer.{i}.weight": np.zeros((2, 2), np.float32) for i in range(9)}
+    with pytest.raises(
+        UnsupportedFile, match=r"vit.pth: .*transformer.0.weight, .*torchvision, timm"
+    ):
+        detect(arrays, source="vit.pth")
+
+
+def test_an_empty_file_is_of_no_dialect():
+    with pytest.raises(UnsupportedFile, match="of no dialect that is known"):
+        detect({}, source="x")
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (0, 0, 0, 0), (64, 64, 3), (1, 1, 1, 1)])
+def test_hostile_shapes_under_known_names_raise_nothing_foreign(shape):
+    arrays = file_of(ARCHITECTURES["resnet50"], "torchvision")
+    for name in ("layer1.0.conv1.weight", "layer1.0.conv2.weight", "layer2.0.conv3.weight",
+                 "conv1.weight", "layer1.0.downsample.0.weight", "fc.weight"):  # fmt: skip
+        hostile = {**arrays, name: np.zeros(shape, np.float32)}
+        try:
+            detect(hostile, source="x")
+        except UnsupportedFile as error:
+            assert "of no dialect" in str(error)
+
+
+def test_numbers_in_names_with_leading_zeros_do_not_confuse_it():
+    arrays = file_of(ARCHITECTURES["resnet18"], "torchvision")
+    arrays["layer01.0.conv1.weight"] = np.zeros((64, 64, 3, 3), np.float32)
+    assert detect(arrays, source="x").arch == "resnet18"
