@@ -86,9 +86,7 @@ def make_variables(
     """Nested float32 arrays on the default device; those that are absent are drawn."""
     absent = {path: leaf for path, leaf in expected.items() if path not in arrays}
     whole = {**arrays, **(initialize(absent, seed_of(rng)) if absent else {})}
-    # device_put copies, and permutes axes while at it: faster than NumPy, and no view of a file
-    # survives.
-    placed = jax.device_put([whole[path].astype(np.float32, copy=False) for path in expected])
+    placed = jax.device_put([_owned(whole[path]) for path in expected])
     nested: Variables = {"params": {}, "batch_stats": {}}
     for (path, leaf), array in zip(expected.items(), placed, strict=True):
         nested[leaf.collection][tuple(path.split("/"))] = array
@@ -111,3 +109,12 @@ def flatten(variables: Variables) -> dict[str, np.ndarray]:
 def seed_of(rng: int | jax.Array) -> int:
     """A seed, or what a key of `jax.random.key` draws as one."""
     return rng if isinstance(rng, int) else int(jax.random.bits(rng, dtype=jnp.uint32))
+
+
+def _owned(array: np.ndarray) -> np.ndarray:
+    """The values as float32, in memory that is not a file's where device_put would keep it."""
+    array = array.astype(np.float32, copy=False)
+    # On a CPU device_put keeps aligned arrays of the default layout as they are, mapped files too,
+    # which others may change or truncate (SIGBUS). It copies and permutes all others, faster than
+    # NumPy would.
+    return array.copy() if array.flags.c_contiguous and not array.flags.owndata else array

@@ -2,7 +2,8 @@
 
     python scripts/benchmark.py load [--runs 15] [--out benchmarks/results/load-cpu.json]
 
-The peers (torch, torchvision) must be installed: `make parity-env` makes an environment that has them.
+The peers (torch, torchvision) must be installed: `make parity-env` makes an environment that has
+them, in .venv-parity.
 """
 
 import importlib.metadata
@@ -59,7 +60,7 @@ def load(*, runs: int = 15, out: Path | None = None) -> None:
         seconds = timed_in_turn({"resnetjax": ours, "torch": theirs}, runs=runs)
         peaks = {name: _child("memory-of", name, str(path))["peak_bytes"] for name in seconds}
         size = path.stat().st_size
-    added = [_child("imports")["added_s"] for _ in range(7)]
+    imported = [_child("imports") for _ in range(7)]
     pairs = zip(seconds["resnetjax"], seconds["torch"], strict=True)
     result = {
         "benchmark": "load ResNet-50 from .pth, warm process",
@@ -68,7 +69,8 @@ def load(*, runs: int = 15, out: Path | None = None) -> None:
         "seconds": {name: spread(values) for name, values in seconds.items()},
         "time_ratio": spread([mine / peer for mine, peer in pairs]),
         "extra_peak_over_file": {name: peak / size for name, peak in peaks.items()},
-        "import_added_s": spread(added),
+        "import_added_s": spread([child["import_s"] for child in imported]),
+        "import_and_loader_added_s": spread([child["with_loader_s"] for child in imported]),
         "limits": LIMITS,
     }
     report(result, out)
@@ -101,7 +103,7 @@ def memory_of(side: tyro.conf.Positional[str], path: tyro.conf.Positional[Path])
 
 
 def imports() -> None:
-    """Print what `import resnetjax` and its loader add to importing jax and flax (a child of `load`)."""
+    """Print what `import resnetjax` and its loader add to jax and flax (a child of `load`)."""
     import flax
     import jax
 
@@ -112,7 +114,7 @@ def imports() -> None:
     bare = time.perf_counter() - start
     resnetjax.load  # noqa: B018 - names are imported when they are first used
     with_loader = time.perf_counter() - start
-    print(json.dumps({"added_s": bare, "with_loader_s": with_loader, "flax": flax.__version__}))
+    print(json.dumps({"import_s": bare, "with_loader_s": with_loader, "flax": flax.__version__}))
 
 
 def timed_in_turn(calls: dict[str, Callable[[], Any]], *, runs: int) -> dict[str, list[float]]:
@@ -128,7 +130,7 @@ def timed_in_turn(calls: dict[str, Callable[[], Any]], *, runs: int) -> dict[str
 
 
 def extra_peak(call: Callable[[], Any]) -> int:
-    """Bytes of resident memory that a call takes at its peak above what was there before (Linux)."""
+    """Bytes of resident memory at a call's peak above what was there before (Linux)."""
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak to the present
     before = _status_bytes("VmRSS")
     kept = call()

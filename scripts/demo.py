@@ -35,8 +35,8 @@ def main() -> None:
             warnings.simplefilter("always", AssumptionWarning)
             loaded = rj.load(path)
         source = loaded.source
-        print(f"          it is {source.arch}, {path.stat().st_size / 1e6:.0f} MB, with the names of "
-              f"{source.dialect} ({source.format}, sha256 {str(source.sha256)[:12]}...)")  # fmt: skip
+        said = f"{source.format}, sha256 {str(source.sha256)[:12]}..."
+        print(f"          it is {source.arch} with the names of {source.dialect} ({said})")
         for note in notes:
             print(textwrap.indent(str(note.message).replace(f"{folder}/", ""), " " * 10))
         same = jax.tree.all(jax.tree.map(np.array_equal, variables, loaded.variables))

@@ -16,7 +16,10 @@ NAN, INF = math.nan, math.inf
 # For each field: values of a wrong type, then values out of range; and words of what is allowed.
 REFUSED = {
     "block": (["wide", 1, None, ("basic",) * 3, ("basic", "wide", "basic", "basic")], "basic"),
-    "depths": ([[3, 4, 6, 3], 4, "3463", (3, 4.0, 6, 3), (3, True, 6, 3), (3, 4, 0, 3), (1, 1, 1, 10**9)], ""),
+    "depths": (
+        [[3, 4, 6, 3], 4, "3463", (3, 4.0, 6, 3), (3, True, 6, 3), (3, 4, 0, 3), (1, 1, 1, 10**9)],
+        "",
+    ),
     "widths": ([None, (64, 128, 256), (64, 128, 256, 512, 512), (64, 128, -1, 512)], ""),
     "order": (["v2", True, None], "'post' or 'pre'"),
     "stride_on": (["3x3", 1], "'reduce', 'spatial' or 'last_spatial'"),

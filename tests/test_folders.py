@@ -203,7 +203,8 @@ def test_timms_model_arguments_change_the_architecture(describe, arguments, expe
 def test_a_model_argument_that_is_not_supported_is_refused_by_name_and_value(describe, arguments):
     ((name, value),) = arguments.items()
     field = "activation" if name == "act_layer" else name
-    with pytest.raises(ConfigError, match=rf"config.json: .*{field}={value!r},? .*(is not|not supported)"):
+    message = rf"config\.json: .*{field}={value!r},? .*(is not|not supported)"
+    with pytest.raises(ConfigError, match=message):
         describe({**TIMM, "model_args": arguments})
 
 
@@ -260,7 +261,7 @@ def test_another_format_than_ours_is_refused(describe):
 
 @pytest.mark.parametrize("text", ["", "{", "[1, 2]", '{"depths": ', "\x00", "null", '"resnet"'])
 def test_a_config_that_is_no_json_object_is_corrupt(describe, text):
-    with pytest.raises(CorruptFile, match="config.json"):
+    with pytest.raises(CorruptFile, match=r"config\.json"):
         describe(text)
 
 

@@ -1,4 +1,4 @@
-"""Arrays, counts, feature maps and FLOPs, against published numbers and small nets counted by hand."""
+"""Arrays, counts, features and FLOPs, against published numbers and nets counted by hand."""
 
 import pytest
 
@@ -89,7 +89,8 @@ def test_without_classes_there_is_no_head():
 
 
 def test_parameters_and_statistics_of_a_small_net_are_counted_apart():
-    # Stem 72 + 16, two convolutions of 576 and their norms of 16, head 40 + 5; three norms' statistics.
+    # Stem 72 + 16, two convolutions of 576 and their norms of 16, head 40 + 5; statistics of
+    # three norms.
     assert parameter_count(plan(one_block())) == 72 + 16 + 2 * (576 + 16) + 45
     assert statistics_count(plan(one_block())) == 3 * 16
 

@@ -109,8 +109,9 @@ def test_both_branches_of_every_block_shrink_alike(name):
             assert branch == shortcut, block.name
 
 
-# F13: dilation. By timm's make_blocks a stage at or beyond output_stride multiplies the rate by its
-# stride; by slim's stack_blocks_dense a stride in the last unit becomes the rate of the units after.
+# F13: dilation. By timm's make_blocks a stage at or beyond output_stride multiplies the rate by
+# its stride; by slim's stack_blocks_dense a stride in the last unit becomes the rate of the units
+# after it.
 
 
 @pytest.mark.parametrize(

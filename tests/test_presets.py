@@ -14,8 +14,9 @@ from resnetjax.nn.resnet import ResNet
 from resnetjax.plan import plan
 from resnetjax.presets import ALIASES, ARCHITECTURES, get, names
 
-# Trained values and running statistics. Read from timm 1.0.31 and torchvision 0.28 for the nets that
-# they have; from akamaster's README and pytorchcv for CIFAR; the others' totals are tested below.
+# Trained values and running statistics. Read from timm 1.0.31 and torchvision 0.28 for the nets
+# that they have; from akamaster's README and pytorchcv for CIFAR; the others' totals are tested
+# below.
 COUNTS = {
     "resnet18": (11_689_512, 9_600),
     "resnet34": (21_797_672, 17_024),

@@ -176,8 +176,8 @@ def test_averages_of_any_size_match_loops_over_windows(edge):
 
 
 def test_blur_weighs_by_the_binomial_and_reflects_its_borders():
-    # timm: BlurPool2d of filt_size 3, [1, 2, 1] / 4 both ways. Row 0 of rows (0, 4, 8, 12): reflected
-    # to 4, 0, 4; columns are constant.
+    # timm: BlurPool2d of filt_size 3, [1, 2, 1] / 4 both ways. Rows are 0, 4, 8, 12, with 4 above
+    # and 8 below by reflection; columns are constant.
     rows = np.repeat([[0.0], [4.0], [8.0], [12.0]], 4, axis=1)
     assert pool(rows, Pool("blur", 3, 1, 1))[:, 0].tolist() == [2, 4, 8, 10]
     assert pool(rows, Pool("blur", 3, 2, 1)).tolist() == [[2, 2], [8, 8]]
@@ -230,10 +230,8 @@ def test_the_gradient_through_the_variance_of_a_constant_channel_is_finite():
 
 def test_statistics_of_bfloat16_activations_are_summed_in_float32():
     # 4096 ones and a channel of 1 + 1/128: bfloat16 sums would stop at 256.
-    x = (
-        jnp.ones((1, 64, 64, 2), jnp.bfloat16)
-        * jnp.array([1, 1 + 1 / 128], jnp.bfloat16)[None, None, None]
-    )
+    channels = jnp.array([1, 1 + 1 / 128], jnp.bfloat16).reshape(1, 1, 1, 2)
+    x = jnp.broadcast_to(channels, (1, 64, 64, 2))
     mean, var = functions.batch_statistics(x, None)
     assert mean.dtype == var.dtype == jnp.float32
     np.testing.assert_allclose(mean, [1, 1 + 1 / 128], rtol=1e-6)

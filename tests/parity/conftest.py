@@ -9,6 +9,7 @@ import pytest
 from tests.parity import table
 
 TABLE = pytest.StashKey[list[table.Entry]]()
+IMAGES = pytest.StashKey[str]()
 
 if importlib.util.find_spec("torch"):
     import torch
@@ -36,12 +37,14 @@ def parity_table(pytestconfig):
 
 
 @pytest.fixture(scope="session")
-def samples(request):
+def samples(request, pytestconfig):
     """Four photographs; without the shared files none, and structured noise takes their place."""
     try:
         folder = request.getfixturevalue("shared_data") / "imagenet-samples"
     except pytest.skip.Exception:
+        pytestconfig.stash[IMAGES] = "structured noise"
         return []
+    pytestconfig.stash[IMAGES] = "photographs"
     return sorted(folder.glob("*.JPEG"))[::25]
 
 
@@ -53,4 +56,4 @@ def pytest_terminal_summary(terminalreporter, config):
     for line in (*table.lines(entries), "", table.summary(entries)):
         terminalreporter.line(line)
     if target := os.environ.get("RESNETJAX_PARITY_TABLE"):
-        table.write(Path(target), entries)
+        table.write(Path(target), entries, images=config.stash[IMAGES])

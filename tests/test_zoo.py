@@ -1,0 +1,580 @@
+"""From what people have to a net, and back; what is assumed is said."""
+
+import functools
+import hashlib
+import json
+import os
+import warnings
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from resnetjax import zoo
+from resnetjax.config import Labels, Preprocess, ResNetConfig
+from resnetjax.data import labels as label_sets
+from resnetjax.errors import (
+    AssumptionWarning,
+    ConfigError,
+    CorruptFile,
+    UnknownName,
+    UnsupportedFile,
+    WeightsMismatch,
+)
+from resnetjax.measure import leaves
+from resnetjax.nn.init import initialize
+from resnetjax.plan import plan
+from resnetjax.presets import ARCHITECTURES
+from resnetjax.pretrained import Pretrained, Source
+from resnetjax.weights import dialects
+from resnetjax.weights.dialect import save_arrays
+
+CLASSES = 5
+TINY = ResNetConfig(
+    block="basic",
+    depths=(1, 1),
+    widths=(8, 16),
+    strides=(1, 2),
+    dilations=(1, 1),
+    stem_width=8,
+    num_classes=CLASSES,
+)
+LABELS = Labels(names=("ant", "bee", "cat", "dog", "emu"), activation="sigmoid")
+PREPROCESS = Preprocess(crop_px=(32, 32), resize_mode="squash", resize_px=(32, 32), std=(0.5,) * 3)
+
+
+def arrays_of(config: ResNetConfig) -> dict[str, np.ndarray]:
+    """Arrays by our paths, of which even the norms and statistics are unlike any other's."""
+    rng = np.random.default_rng(0)
+    fresh = initialize(leaves(plan(config)), 0)
+    return {
+        path: array if array.std() > 0 else rng.uniform(0.5, 1.5, array.shape).astype(np.float32)
+        for path, array in fresh.items()
+    }
+
+
+def flat(pre: Pretrained) -> dict[str, np.ndarray]:
+    found = {}
+    for tree in pre.variables.values():
+        found |= flax.traverse_util.flatten_dict(tree, sep="/")
+    return {path: np.asarray(array) for path, array in found.items()}
+
+
+def assert_bit_equal(found: dict, expected: dict) -> None:
+    assert found.keys() == expected.keys()
+    for path, array in expected.items():
+        assert found[path].dtype == array.dtype, path
+        np.testing.assert_array_equal(found[path], array, err_msg=path)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def apply(model, variables, images):
+    return model.apply(variables, images)
+
+
+def logits(pre: Pretrained, images) -> np.ndarray:
+    return np.asarray(apply(pre.model, pre.variables, jnp.asarray(images, jnp.float32)))
+
+
+def pretrained(config: ResNetConfig = TINY, **fields) -> Pretrained:
+    model, _ = zoo.create(config)
+    nested = {"params": {}, "batch_stats": {}}
+    arrays = arrays_of(config)
+    for path, leaf in leaves(plan(config)).items():
+        nested[leaf.collection][path] = jnp.asarray(arrays[path])
+    variables = {
+        name: flax.traverse_util.unflatten_dict(tree, sep="/") for name, tree in nested.items()
+    }
+    return Pretrained(model=model, variables=variables, **fields)
+
+
+@pytest.fixture
+def write(tmp_path):
+    """A `.safetensors` file of a dialect; `config` is written beside it as config.json."""
+
+    def write(dialect, config=TINY, *, name="net.safetensors", described=None, drop=(), **extra):
+        found = save_arrays(dialects.get(dialect), arrays_of(config), config)
+        found = {key: array for key, array in found.items() if key not in drop}
+        path = tmp_path / name
+        safetensors.numpy.save_file({**found, **extra}, path)
+        if described is not None:
+            (tmp_path / "config.json").write_text(json.dumps(described))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def load():
+    """Loads without the warnings of what was assumed, which have tests of their own."""
+
+    def load(path, **arguments):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", AssumptionWarning)
+            return zoo.load(path, **arguments)
+
+    return load
+
+
+# Our own form.
+
+
+@pytest.mark.parametrize("name", ["net", "net.safetensors"])
+def test_a_saved_net_comes_back_whole_and_nothing_is_assumed(tmp_path, name):
+    source = Source(arch="my_net", licence="mit")
+    saved = pretrained(preprocess=PREPROCESS, labels=LABELS, source=source)
+    zoo.save(saved, tmp_path / name)
+    found = zoo.load(tmp_path / name)  # a warning would be an error
+    assert found.config == TINY
+    assert_bit_equal(flat(found), flat(saved))
+    assert (found.preprocess, found.labels) == (PREPROCESS, LABELS)
+    assert (found.source.arch, found.source.licence) == ("my_net", "mit")
+    assert (found.source.dialect, found.source.assumptions) == ("resnetjax", ())
+
+
+def test_what_names_and_shapes_cannot_tell_survives_saving(tmp_path):
+    config = TINY.replace(
+        norm_eps=1e-3, stem_pool_value="zero", padding="same", activation="silu", antialias="blur"
+    )
+    zoo.save(pretrained(config, labels=LABELS), tmp_path / "net")
+    assert zoo.load(tmp_path / "net").config == config
+
+
+def test_a_net_without_batch_statistics_is_saved_and_loaded(tmp_path):
+    config = TINY.replace(norm="group", norm_groups=4)
+    saved = zoo.create(config)
+    zoo.save(Pretrained(model=saved[0], variables=saved[1], labels=LABELS), tmp_path / "net")
+    found = zoo.load(tmp_path / "net")
+    assert found.variables.keys() == {"params"}
+    assert jax.tree.structure(found.variables) == jax.tree.structure(saved[1])
+
+
+def test_the_source_has_the_digest_of_the_file(tmp_path):
+    zoo.save(pretrained(labels=LABELS), tmp_path / "net.safetensors")
+    digest = hashlib.sha256((tmp_path / "net.safetensors").read_bytes()).hexdigest()
+    assert zoo.load(tmp_path / "net.safetensors").source.sha256 == digest
+
+
+@pytest.mark.parametrize("dialect", ["resnetjax", "timm"])
+def test_loaded_arrays_do_not_change_with_the_file(write, load, dialect):
+    # a mapped file that is truncated while it is in use would end the process
+    path = write(dialect)
+    found = load(path)
+    with path.open("r+b") as file:
+        file.write(b"\xff" * path.stat().st_size)
+    assert_bit_equal(flat(found), arrays_of(TINY))
+
+
+def test_an_array_that_is_not_float32_is_loaded_as_float32(write, load):
+    arrays = save_arrays(dialects.get("timm"), arrays_of(TINY), TINY)
+    path = write("timm", **{name: a.astype(np.float16) for name, a in arrays.items()})
+    found = flat(load(path))
+    assert {array.dtype for array in found.values()} == {np.dtype("float32")}
+    expected = arrays_of(TINY)["head/kernel"].astype(np.float16).astype(np.float32)
+    np.testing.assert_array_equal(found["head/kernel"], expected)
+
+
+# Other systems' folders.
+
+TRANSFORMERS = {
+    "model_type": "resnet",
+    "layer_type": "basic",
+    "depths": [1, 1],
+    "hidden_sizes": [8, 16],
+    "embedding_size": 8,
+    "hidden_act": "gelu",
+    "id2label": {str(i): name for i, name in enumerate(LABELS.names)},
+    "problem_type": "multi_label_classification",
+}
+CONVNEXT = {
+    "image_processor_type": "ConvNextImageProcessor",
+    "crop_pct": 0.875,
+    "image_mean": [0.1, 0.2, 0.3],
+    "image_std": [0.4, 0.5, 0.6],
+    "resample": 2,
+    "size": {"shortest_edge": 64},
+}
+
+
+def test_a_folder_of_transformers_needs_no_more_than_its_path(write, tmp_path):
+    config = TINY.replace(activation="gelu", inner_activation="relu")
+    write("transformers", config, name="model.safetensors", described=TRANSFORMERS)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(CONVNEXT))
+    for path in (tmp_path, tmp_path / "model.safetensors"):
+        found = zoo.load(path)
+        assert found.config == config
+        assert_bit_equal(flat(found), arrays_of(config))
+        assert found.labels == LABELS
+        assert (found.preprocess.crop_px, found.preprocess.resize_px) == ((64, 64), 73)
+        assert (found.source.dialect, found.source.assumptions) == ("transformers", ())
+
+
+def test_labels_of_a_description_that_are_not_as_many_as_the_outputs_are_left_out(write, load):
+    described = {**TRANSFORMERS, "hidden_act": "relu", "id2label": {"0": "cat", "1": "dog"}}
+    path = write("transformers", name="model.safetensors", described=described)
+    found = load(path)
+    assert found.config.num_classes == CLASSES
+    assert found.labels is None
+
+
+def test_a_folder_of_timm_is_its_architecture_with_its_arguments(write, tmp_path):
+    config = ARCHITECTURES["test_resnet"].replace(in_channels=1, num_classes=CLASSES)
+    described = {
+        "architecture": "test_resnet",
+        "num_classes": CLASSES,
+        "label_names": list(LABELS.names),
+        "model_args": {"in_chans": 1},
+        "pretrained_cfg": {"input_size": [1, 160, 160], "mean": [0.5], "std": [0.5]},
+    }
+    write("timm", config, name="model.safetensors", described=described)
+    found = zoo.load(tmp_path)
+    assert found.config == config
+    assert_bit_equal(flat(found), arrays_of(config))
+    assert found.labels.names == LABELS.names
+    assert found.preprocess.channels == 1
+    assert (found.source.arch, found.source.dialect) == ("test_resnet", "timm")
+
+
+def test_a_folder_of_another_model_is_refused(write, tmp_path):
+    write("timm", name="model.safetensors", described={"model_type": "vit"})
+    with pytest.raises(UnsupportedFile, match="'vit'"):
+        zoo.load(tmp_path)
+
+
+def test_a_folder_whose_config_is_broken_is_refused_even_by_its_weight_file(write, tmp_path):
+    path = write("timm", name="model.safetensors")
+    (tmp_path / "config.json").write_text('{"architecture": ')
+    for source in (tmp_path, path):
+        with pytest.raises(CorruptFile, match=r"config\.json"):
+            zoo.load(source)
+
+
+def test_a_folder_without_weights_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(TRANSFORMERS))
+    with pytest.raises(UnsupportedFile, match="no weights found"):
+        zoo.load(tmp_path)
+
+
+def test_a_config_that_describes_another_net_is_a_mismatch_with_both_names(write, tmp_path):
+    described = {**TRANSFORMERS, "hidden_act": "relu", "depths": [2, 1]}
+    write("transformers", name="model.safetensors", described=described)
+    with pytest.raises(
+        WeightsMismatch, match=r"missing +encoder.stages.0.layers.1.* -> stage1_block2"
+    ):
+        zoo.load(tmp_path)
+
+
+def test_what_is_not_there_is_refused_by_its_path(tmp_path):
+    with pytest.raises(UnknownName, match=r"no file or directory '.*absent.pth'"):
+        zoo.load(tmp_path / "absent.pth")
+
+
+# What is assumed is said once, and can be decided.
+
+
+def assumptions(path, **arguments) -> tuple[str, ...]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = zoo.load(path, **arguments).source.assumptions
+    texts = [str(warning.message) for warning in caught]
+    assert len(texts) == bool(found)
+    assert all(line in texts[0] for line in found)
+    assert {warning.category for warning in caught} <= {AssumptionWarning}
+    return found
+
+
+@pytest.fixture(scope="module")
+def resnet18(tmp_path_factory):
+    """Torchvision's ResNet-18, which looks like three others."""
+    config = ARCHITECTURES["resnet18"].replace(num_classes=1000)
+    arrays = {path: np.zeros(leaf.shape, np.float16) for path, leaf in leaves(plan(config)).items()}
+    path = tmp_path_factory.mktemp("resnet18") / "resnet18.safetensors"
+    safetensors.numpy.save_file(save_arrays(dialects.get("torchvision"), arrays, config), path)
+    return path
+
+
+def test_a_bare_file_says_neither_architecture_nor_images_nor_labels(resnet18):
+    architecture, images, classes = assumptions(resnet18)
+    assert architecture.startswith("architecture resnet18 (arch= decides): ")
+    assert "resnetblur18" in architecture
+    assert "as by torchvision (preprocess= decides)" in images
+    assert "256" in images
+    assert classes == "1000 classes are those of imagenet_1k (labels= decides)"
+
+
+def test_the_warning_points_at_the_callers_line(resnet18):
+    with pytest.warns(AssumptionWarning, match="does not say everything") as caught:
+        zoo.load(resnet18)
+    assert [warning.filename for warning in caught] == [__file__]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "left"),
+    [
+        ({"arch": "resnetblur18"}, 2),
+        ({"config": ARCHITECTURES["resnetblur18"]}, 2),
+        ({"preprocess": PREPROCESS}, 2),
+        ({"labels": label_sets.get("imagenet_1k")}, 2),
+        ({"num_classes": 0}, 2),
+    ],
+)
+def test_each_argument_silences_the_assumption_that_it_decides(resnet18, arguments, left):
+    assert len(assumptions(resnet18, **arguments)) == left
+
+
+def test_nothing_is_assumed_where_everything_is_given(resnet18):
+    imagenet = label_sets.get("imagenet_1k")
+    found = zoo.load(resnet18, arch="resnetblur18", preprocess=PREPROCESS, labels=imagenet)
+    assert found.config == ARCHITECTURES["resnetblur18"]
+    assert (found.source.arch, found.source.assumptions) == ("resnetblur18", ())
+    assert (found.preprocess, found.labels) == (PREPROCESS, imagenet)
+
+
+def test_a_net_of_no_known_architecture_is_said_to_be_read_as_its_dialects(write):
+    first, images = assumptions(write("timm"))
+    assert "no known architecture" in first
+    assert "config= decides" in first
+    assert "timm" in images
+
+
+def test_arch_takes_classes_and_channels_from_the_file(write, load):
+    config = ARCHITECTURES["test_resnet"].replace(num_classes=3, in_channels=2)
+    found = load(write("timm", config), arch="test_resnet")
+    assert found.config == config
+
+
+def test_a_config_of_ones_own_decides_what_shapes_cannot_tell(write, load):
+    mine = TINY.replace(norm_eps=1e-3, activation="silu", num_classes=77)
+    found = load(write("timm"), config=mine)
+    assert found.config == mine.replace(num_classes=CLASSES)
+
+
+def test_arch_and_config_together_are_refused(resnet18):
+    with pytest.raises(ConfigError, match="arch='resnet18' and config are both given"):
+        zoo.load(resnet18, arch="resnet18", config=TINY)
+
+
+def test_a_misspelt_architecture_is_answered_with_the_nearest(resnet18):
+    with pytest.raises(UnknownName, match=r"did you mean .*resnet18"):
+        zoo.load(resnet18, arch="resent18")
+
+
+def test_an_architecture_that_does_not_fit_is_a_mismatch(resnet18, load):
+    with pytest.raises(WeightsMismatch, match=r"missing +layer1.2.conv1.weight"):
+        load(resnet18, arch="resnet34")
+
+
+def test_labels_of_another_number_than_the_outputs_are_refused(resnet18, load):
+    with pytest.raises(ConfigError, match="labels has 5 names, but the net 1000 outputs"):
+        load(resnet18, labels=LABELS)
+
+
+# Another head.
+
+
+def test_a_new_head_is_drawn_and_everything_else_is_the_files(write, load):
+    path = write("timm")
+    found = load(path, num_classes=3, rng=1)
+    assert found.config == load(path).config.replace(num_classes=3)
+    assert found.labels is None
+    arrays, expected = flat(found), arrays_of(TINY)
+    assert arrays["head/kernel"].shape == (16, 3)
+    assert arrays["head/kernel"].std() > 0
+    for head in ("head/kernel", "head/bias"):
+        del arrays[head], expected[head]
+    assert_bit_equal(arrays, expected)
+
+
+def test_a_new_head_follows_its_seed(write, load):
+    path = write("timm")
+    heads = [flat(load(path, num_classes=3, rng=rng))["head/kernel"] for rng in (1, 1, 2)]
+    np.testing.assert_array_equal(heads[0], heads[1])
+    assert not np.array_equal(heads[0], heads[2])
+    by_key = flat(load(path, num_classes=3, rng=jax.random.key(1)))["head/kernel"]
+    assert by_key.shape == (16, 3)
+
+
+def test_as_many_classes_as_the_file_has_keep_its_head_and_labels(tmp_path):
+    zoo.save(pretrained(labels=LABELS), tmp_path / "net")
+    found = zoo.load(tmp_path / "net", num_classes=CLASSES)
+    assert_bit_equal(flat(found), arrays_of(TINY))
+    assert found.labels == LABELS
+
+
+def test_no_classes_drop_the_head_and_give_pooled_features(write, load):
+    found = load(write("timm"), num_classes=0)
+    assert not any(path.startswith("head") for path in flat(found))
+    assert logits(found, np.zeros((1, 32, 32, 3))).shape == (1, 16)
+
+
+def test_a_headless_file_is_loaded_without_and_with_a_new_head(write, load):
+    path = write("timm", TINY.replace(num_classes=0))
+    assert load(path).config.num_classes == 0
+    assert flat(load(path, num_classes=3))["head/kernel"].shape == (16, 3)
+
+
+def test_labels_may_be_given_for_a_new_head(write, load):
+    labels = Labels(names=("cat", "dog"))
+    assert load(write("timm"), num_classes=2, labels=labels).labels == labels
+
+
+# Other channels.
+
+
+def test_one_channel_gives_what_three_equal_ones_gave(write, load):
+    path = write("timm")
+    grey = np.random.default_rng(0).standard_normal((2, 32, 32, 1), np.float32)
+    one, three = load(path, in_channels=1), load(path)
+    np.testing.assert_allclose(
+        logits(one, grey), logits(three, np.repeat(grey, 3, axis=3)), rtol=1e-3, atol=1e-4
+    )  # the three channels are added up in another order
+    assert one.preprocess.mean == pytest.approx((np.mean(three.preprocess.mean),))
+    assert one.preprocess.channels == 1
+
+
+def test_four_channels_repeat_the_three_and_keep_their_sum(write, load):
+    found = load(write("timm"), in_channels=4)
+    kernel, original = flat(found)["stem/conv1/kernel"], arrays_of(TINY)["stem/conv1/kernel"]
+    np.testing.assert_array_equal(kernel, original[:, :, [0, 1, 2, 0]] * np.float32(0.75))
+    mean = found.preprocess.mean
+    assert (len(mean), mean[3]) == (4, mean[0])
+
+
+def test_folding_leaves_all_other_arrays_alone(write, load):
+    arrays, expected = flat(load(write("timm"), in_channels=1)), arrays_of(TINY)
+    del arrays["stem/conv1/kernel"], expected["stem/conv1/kernel"]
+    assert_bit_equal(arrays, expected)
+
+
+def test_a_file_of_one_channel_cannot_be_unfolded(write, load):
+    path = write("timm", TINY.replace(in_channels=1))
+    with pytest.raises(ConfigError, match=r"in_channels=3 is not allowed: the file has 1"):
+        load(path, in_channels=3)
+
+
+# Not strict.
+
+
+def test_what_does_not_fit_is_an_error_unless_it_may_be_skipped(write, load):
+    path = write("timm", drop=("layer2.0.bn2.weight",), extra=np.zeros(3, np.float32))
+    with pytest.raises(
+        WeightsMismatch, match=r"missing +layer2.0.bn2.weight -> stage2_block1/norm2/scale"
+    ):
+        load(path)
+    found = load(path, strict=False)
+    assert [line.split()[:2] for line in found.source.skipped] == [
+        ["missing", "layer2.0.bn2.weight"],
+        ["unexpected", "extra"],
+    ]
+    arrays, expected = flat(found), arrays_of(TINY)
+    np.testing.assert_array_equal(arrays.pop("stage2_block1/norm2/scale"), np.ones(16, np.float32))
+    del expected["stage2_block1/norm2/scale"]
+    assert_bit_equal(arrays, expected)
+
+
+def test_a_stem_that_was_skipped_is_drawn_for_the_channels_asked_for(write, load):
+    path = write("timm", **{"conv1.weight": np.zeros((9, 3, 7, 7), np.float32)})
+    found = load(path, config=TINY, strict=False, in_channels=1)
+    assert flat(found)["stem/conv1/kernel"].shape == (7, 7, 1, 8)
+
+
+# Saving as another system's.
+
+
+def test_weights_go_back_to_where_they_came_from_to_the_bit(write, load, tmp_path):
+    path = write("timm")
+    zoo.save(load(path), tmp_path / "back.safetensors", dialect="timm")
+    before = safetensors.numpy.load_file(path)
+    assert_bit_equal(safetensors.numpy.load_file(tmp_path / "back.safetensors"), before)
+
+
+def test_a_file_for_torch_says_so_as_transformers_demands(write, load, tmp_path):
+    zoo.save(load(write("timm")), tmp_path / "back.safetensors", dialect="timm")
+    with safetensors.safe_open(tmp_path / "back.safetensors", "numpy") as file:
+        assert file.metadata() == {"format": "pt"}
+
+
+def test_a_net_that_a_system_cannot_have_is_refused_field_by_field(tmp_path):
+    config = TINY.replace(padding="same", norm_eps=1e-3)
+    with pytest.raises(
+        ConfigError, match=r"timm cannot express(.|\n)*padding='same'(.|\n)*norm_eps=0.001"
+    ):
+        zoo.save(pretrained(config, labels=LABELS), tmp_path / "x.safetensors", dialect="timm")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_net_may_always_go_back_to_the_dialect_that_it_came_from(write, load, tmp_path):
+    mine = TINY.replace(norm_eps=1e-3)
+    path = write("transformers")
+    found = load(path, config=mine)
+    zoo.save(found, tmp_path / "back.safetensors", dialect="transformers")
+    before = safetensors.numpy.load_file(path)
+    assert_bit_equal(safetensors.numpy.load_file(tmp_path / "back.safetensors"), before)
+    with pytest.raises(ConfigError, match="timm cannot express"):
+        zoo.save(found, tmp_path / "other.safetensors", dialect="timm")
+
+
+@pytest.mark.parametrize("name", ["net.pth", "net.h5", "net.bin"])
+def test_a_form_that_is_not_written_is_refused_with_those_that_are(tmp_path, name):
+    with pytest.raises(UnsupportedFile, match=r"is not written: use .safetensors"):
+        zoo.save(pretrained(labels=LABELS), tmp_path / name)
+
+
+def test_a_directory_is_ours_alone(tmp_path):
+    with pytest.raises(UnsupportedFile, match=r"to write dialect timm.* .safetensors"):
+        zoo.save(pretrained(labels=LABELS), tmp_path / "net", dialect="timm")
+
+
+def test_an_unknown_dialect_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(UnknownName, match="did you mean timm"):
+        zoo.save(pretrained(labels=LABELS), tmp_path / "net", dialect="tim")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("failing_write", [1, 2])
+def test_a_write_that_fails_leaves_what_was_there_and_nothing_else(
+    tmp_path, monkeypatch, failing_write
+):
+    folder = tmp_path / "net"
+    zoo.save(pretrained(labels=LABELS), folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    calls, fsync = [], os.fsync
+
+    def fail(descriptor):
+        calls.append(descriptor)
+        if len(calls) == failing_write:
+            raise OSError(28, "No space left on device")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fail)
+    other = pretrained(TINY.replace(norm_eps=1e-3), preprocess=PREPROCESS)
+    with pytest.raises(OSError, match="No space left"):
+        zoo.save(other, folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+# Random weights.
+
+
+def test_created_weights_follow_their_seed_or_key():
+    trees = [zoo.create(TINY, rng=rng)[1] for rng in (0, 0, 1, jax.random.key(0))]
+    kernels = [tree["params"]["head"]["kernel"] for tree in trees]
+    np.testing.assert_array_equal(kernels[0], kernels[1])
+    assert not np.array_equal(kernels[0], kernels[2])
+    assert kernels[3].shape == (16, CLASSES)
+
+
+def test_a_net_is_created_by_name_alias_or_config():
+    assert zoo.create("cifar_resnet20")[0].config == ARCHITECTURES["cifar_resnet20"]
+    assert zoo.create(TINY)[0].config == TINY
+    with pytest.raises(UnknownName, match="did you mean"):
+        zoo.create("resnet5O")
+
+
+def test_the_dtype_is_of_the_model_and_the_variables_stay_float32():
+    model, variables = zoo.create(TINY, dtype=jnp.bfloat16)
+    assert model.dtype == jnp.bfloat16
+    assert {array.dtype for array in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
