@@ -26,8 +26,8 @@ parity: .venv-parity/parity.stamp ## compare with torchvision, timm and Transfor
 
 parity-env: .venv-parity/parity.stamp ## only make the environment with PyTorch, for scripts/benchmark.py
 
-parity-full: .venv-parity/parity.stamp ## the same with every net that takes minutes
-	@.venv-parity/bin/pytest tests/parity -m "not network"
+parity-full: .venv-parity/parity.stamp ## the same with every net at full size; writes docs/parity.md
+	@RESNETJAX_PARITY_TABLE=docs/parity.md .venv-parity/bin/pytest tests/parity -m "not network"
 
 lint: .venv/dev.stamp ## ruff, its formatter, and the layers of imports
 	@.venv/bin/ruff check

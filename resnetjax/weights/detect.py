@@ -7,7 +7,7 @@ architecture that fits, and is reported as an assumption.
 
 import fnmatch
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 import numpy as np
@@ -80,6 +80,15 @@ def detect(
             continue
         found = Detection(dialect, config, None, ())
         best = fit, found if known else _name(found, theirs, hidden=probe.hidden)
+    if known is None and (best is None or best[0] < 1):
+        # Arrays are lacking or there are others: what they were meant to be tells which.
+        nearest = _nearest(arrays)
+        if nearest and (
+            best is None
+            or nearest[0]
+            > _fit(best[1].dialect, best[1].config, strip_root(best[1].dialect, arrays))
+        ):
+            best = nearest[0][0], nearest[1]
     if best is None:
         some = ", ".join(list(arrays)[:4])
         raise UnsupportedFile(
@@ -98,6 +107,54 @@ def _shared(dialect: Dialect, config: ResNetConfig, theirs: Mapping[str, np.ndar
     return len(ours & set(theirs)) / len(ours | set(theirs))
 
 
+def _nearest(arrays: Mapping[str, np.ndarray]) -> tuple[tuple[float, int], Detection] | None:
+    """The architecture with most names, then shapes, in common, if they are half or more."""
+    best, found = (0.5, 0), None
+    for dialect in DIALECTS.values():
+        theirs = strip_root(dialect, arrays)
+        probe = _Probe(dialect, theirs)
+        if not probe.depths(probe.skeleton()):
+            continue
+        for name in _family(dialect):
+            config = ARCHITECTURES[name]
+            size = len(leaves(plan(config)))
+            if abs(size - len(theirs)) > len(theirs) / 4 or inexpressible(dialect, config):
+                continue
+            config = probe.sized_like(config)
+            fit = _fit(dialect, config, theirs)
+            if fit > best:
+                best, found = fit, Detection(dialect, config, name, ())
+    if found is None:
+        return None
+    sizes = {"num_classes": found.config.num_classes, "in_channels": found.config.in_channels}
+    expected = leaves(plan(found.config))
+    alike = (
+        name
+        for name in _family(found.dialect)
+        if name != found.arch and leaves(plan(ARCHITECTURES[name].replace(**sizes))) == expected
+    )
+    return best, replace(found, alternatives=tuple(alike))
+
+
+def _fit(
+    dialect: Dialect, config: ResNetConfig, theirs: Mapping[str, np.ndarray]
+) -> tuple[float, int]:
+    """The share of names in common, and the number of shapes."""
+    share = _shared(dialect, config, theirs)
+    if share == 0:
+        return 0.0, 0
+    named, expected = entries(dialect, config), leaves(plan(config))
+    there = (path for path in expected if named[path].name in theirs)
+    arrays = ((named[path].load(theirs[named[path].name]), expected[path]) for path in there)
+    return share, sum(array is not None and array.shape == leaf.shape for array, leaf in arrays)
+
+
+def _family(dialect: Dialect) -> list[str]:
+    """The architectures that a file of the dialect may hold, each once."""
+    listed = [name for glob in dialect.families for name in fnmatch.filter(ARCHITECTURES, glob)]
+    return list(dict.fromkeys(listed))
+
+
 def _name(found: Detection, theirs: Mapping[str, np.ndarray], *, hidden: set[str]) -> Detection:
     """The architectures that look like what was found; the first gives what cannot be seen."""
     dialect, config = found.dialect, found.config
@@ -110,14 +167,12 @@ def _name(found: Detection, theirs: Mapping[str, np.ndarray], *, hidden: set[str
 
     matching = [
         name
-        for pattern in dialect.families
-        for name in fnmatch.filter(ARCHITECTURES, pattern)
+        for name in _family(dialect)
         if looks(ARCHITECTURES[name]) == looks(config)
         and _has_names(dialect, ARCHITECTURES[name], theirs)
     ]
     if not matching:
         return found
-    matching = list(dict.fromkeys(matching))
     known = ARCHITECTURES[matching[0]]
     sized = known.replace(in_channels=config.in_channels, num_classes=config.num_classes)
     return Detection(dialect, sized, matching[0], tuple(matching[1:]))
@@ -171,13 +226,13 @@ class _Probe:
     def sized_like(self, known: ResNetConfig) -> ResNetConfig:
         """The net with the class count and input channels of these arrays."""
         first = self.array("stem/conv1/kernel", "conv", known)
-        channels = {} if first is None else {"in_channels": first.shape[2]}
+        channels = {} if first is None or not first.size else {"in_channels": first.shape[2]}
         return known.replace(num_classes=self.classes(known), **channels)
 
     def config(self) -> ResNetConfig | None:
         """The net of these arrays, as far as they tell; None if it cannot be of this dialect."""
         for stem in ("conv7", "deep", "conv3"):
-            skeleton = self._skeleton(stem=stem)
+            skeleton = self.skeleton(stem=stem)
             first = self.array("stem/conv1/kernel", "conv", skeleton)
             last = self.array("stem/conv3/kernel", "conv", skeleton) if stem == "deep" else first
             if (
@@ -188,7 +243,7 @@ class _Probe:
                 break
         else:
             return None
-        depths = self._depths(skeleton)
+        depths = self.depths(skeleton)
         if not depths:
             return None
         found: dict[str, Any] = {
@@ -213,13 +268,13 @@ class _Probe:
         except (ConfigError, _Absent, ZeroDivisionError):  # kernels without channels
             return None
 
-    def _skeleton(self, **fields: Any) -> ResNetConfig:
+    def skeleton(self, **fields: Any) -> ResNetConfig:
         """A net just large enough to ask for names."""
         pools = {"stem_pool": "none"} if fields.get("stem") == "conv3" else {}
         plain = ResNetConfig(depths=(1, 1, 1, 1), num_classes=1)
         return plain.replace(**{**self.dialect.base, "block": "bottleneck", **fields, **pools})
 
-    def _depths(self, skeleton: ResNetConfig) -> tuple[int, ...]:
+    def depths(self, skeleton: ResNetConfig) -> tuple[int, ...]:
         depths: list[int] = []
         while (blocks := self._blocks(len(depths) + 1, skeleton)) > 0:
             depths.append(blocks)

@@ -1,4 +1,4 @@
-"""Makes a real net whose statistics hide nothing, runs it and ours on the same images, and measures."""
+"""Makes a real net whose statistics hide nothing, runs it and ours on the same images, measures."""
 
 import dataclasses
 import functools
@@ -30,6 +30,9 @@ TOLERANCE = 1e-4
 
 Features = dict[str, np.ndarray]
 
+# What timm writes as 1x1 convolutions: v2's head, and squeeze-excite.
+DENSE = ("fc", "fc1", "fc2")
+
 transformers.utils.logging.disable_progress_bar()
 
 
@@ -59,18 +62,19 @@ def make(row: Row, size: Size, photographs: list[Path], folder: Path) -> Origina
 
 
 def pictures(photographs: list[Path], size_px: tuple[int, int], channels: int) -> np.ndarray:
-    """Photographs as a net wants them, or structured noise where there are none: [4, height, width, channels]."""
+    """Photographs as a net wants them, or structured noise where there are none.
+
+    Float [4, height, width, channels], red first; a fourth channel is grey.
+    """
     if photographs:
         config = Preprocess(crop_px=size_px, resize_mode="squash", resize_px=size_px)
         images = np.stack([preprocess(path, config) for path in photographs])
     else:
-        rng = np.random.default_rng(0)
-        images = sum(
-            np.kron(rng.standard_normal((4, *(-(-px // cell) for px in size_px), 3)), np.ones((1, cell, cell, 1)))[
-                :, : size_px[0], : size_px[1]
-            ]
-            for cell in (1, 8, 32)
-        ).astype(np.float32)
+        rng, (height, width) = np.random.default_rng(0), size_px
+        images = np.zeros((4, height, width, 3), np.float32)
+        for cell in (1, 8, 32):  # pixels of three sizes
+            coarse = rng.standard_normal((4, -(-height // cell), -(-width // cell), 3))
+            images += coarse.repeat(cell, 1).repeat(cell, 2)[:, :height, :width]
     if channels == 3:
         return images
     grey = images.mean(-1, keepdims=True)
@@ -79,14 +83,14 @@ def pictures(photographs: list[Path], size_px: tuple[int, int], channels: int) -
 
 @torch.no_grad()
 def settle(model: nn.Module, images: torch.Tensor) -> None:
-    """Random scales and biases, statistics measured in one pass and disturbed, none of them convenient.
+    """Random scales and biases, statistics measured in one pass and disturbed.
 
-    Each convolution's kernel is scaled so that its outputs have standard deviations between 1/2 and 2, but for
-    the first eighth of its channels: there they are of the size of sqrt(norm epsilon), where epsilon matters.
-    Each batch norm then gets the statistics of what reaches it, off by a fifth of a deviation in the mean and
-    a third in the variance. Later layers see what the disturbed ones give, so nothing explodes or fades.
-    Residual branches end at a third of their size, as in trained nets: random nets whose branches do not are
-    chaotic, and multiply float32's rounding a hundredfold over fifty layers.
+    Each convolution's kernel is scaled so that its outputs deviate by 1/2 to 2, but in the first
+    eighth of its channels by that times the root of the norm's epsilon: there epsilon matters.
+    Each batch norm then gets the statistics of what reaches it, off by a fifth of a deviation in
+    the mean and a third in the variance. Later layers see what the disturbed ones give, so nothing
+    explodes or fades. Residual branches end at a third of their size, as in trained nets: random
+    nets whose branches do not are chaotic, and amplify float32's rounding tenfold in fifty layers.
     """
     modules, hooks = dict(model.named_modules()), []
     for name, module in modules.items():
@@ -98,7 +102,7 @@ def settle(model: nn.Module, images: torch.Tensor) -> None:
             module.bias.normal_(0, 0.1)
         if isinstance(module, nn.BatchNorm2d):
             hooks.append(module.register_forward_pre_hook(_measure))
-        elif isinstance(module, nn.Conv2d) and not name.endswith(("fc", "fc1", "fc2")):  # head, squeeze-excite
+        elif isinstance(module, nn.Conv2d) and not name.endswith(DENSE):
             hooks.append(module.register_forward_hook(functools.partial(_rescale, size)))
     model(images)
     for hook in hooks:
@@ -120,7 +124,8 @@ def _rescale(
     wanted[small:] *= size
     gain = wanted / output.std((0, 2, 3))
     if isinstance(conv, timm.layers.StdConv2d):
-        # Standardised, a kernel's size counts only where its variance is of its epsilon's size: v / (v + eps).
+        # Standardised, a kernel's size counts only where its variance v is of its epsilon's size,
+        # for what remains of it is v / (v + epsilon).
         var = conv.weight.var((1, 2, 3), correction=0)
         target = conv.eps * gain**2 / (1 - gain**2)
         target[small : 2 * small] = conv.eps
@@ -148,10 +153,12 @@ def run_theirs(model: nn.Module, images: torch.Tensor) -> Features:
 
         return hook
 
-    hooks = [
-        module.register_forward_pre_hook(keep(name)) if at == "input" else module.register_forward_hook(keep(name))
-        for name, (module, at) in nets.taps(model).items()
-    ]
+    hooks = []
+    for name, (module, at) in nets.taps(model).items():
+        register = (
+            module.register_forward_pre_hook if at == "input" else module.register_forward_hook
+        )
+        hooks.append(register(keep(name)))
     output = model(images)
     for hook in hooks:
         hook.remove()
@@ -176,7 +183,7 @@ def runner(pretrained: rj.Pretrained) -> Callable[[Any, np.ndarray], Features]:
 def reconfigured(pretrained: rj.Pretrained, **changes: Any) -> rj.Pretrained:
     """The same arrays in a net whose config has other values."""
     config = pretrained.config.replace(**changes)
-    return dataclasses.replace(pretrained, config=config, model=rj.ResNet(config))
+    return dataclasses.replace(pretrained, model=rj.ResNet(config))
 
 
 def load(original: Original) -> rj.Pretrained:
@@ -189,7 +196,10 @@ def load(original: Original) -> rj.Pretrained:
 
 
 def errors(ours: Features, theirs: Features) -> dict[str, float]:
-    """The largest difference of each output, as a share of its spread over the images; infinite if shapes differ."""
+    """The largest difference of each output, as a share of its spread over the images.
+
+    Infinite where shapes differ or ours is not finite.
+    """
     return {name: _error(ours[name], theirs[name]) for name in theirs}
 
 
@@ -206,7 +216,8 @@ def read_back(original: Original, saved: Path) -> Mapping[str, torch.Tensor]:
         folder = saved.parent / "read_back"
         model.config.save_pretrained(folder)
         shutil.copy(saved, folder / "model.safetensors")
-        fresh, report = getattr(transformers, row.net).from_pretrained(folder, output_loading_info=True)
+        kind = getattr(transformers, row.net)
+        fresh, report = kind.from_pretrained(folder, output_loading_info=True)
         assert not any(report.values()), report
     else:
         with torch.device("meta"):  # without spending time on random numbers
@@ -230,14 +241,16 @@ def _zip(model: nn.Module, row: Row, folder: Path) -> Path:
 
 def _legacy(model: nn.Module, row: Row, folder: Path) -> Path:
     state = {f"module.{name}": tensor for name, tensor in model.state_dict().items()}
-    torch.save({"state_dict": state, "best_prec1": 91.7}, folder / "net.th", _use_new_zipfile_serialization=False)
+    saved = {"state_dict": state, "best_prec1": 91.7}
+    torch.save(saved, folder / "net.th", _use_new_zipfile_serialization=False)
     return folder / "net.th"
 
 
 def _checkpoint(model: nn.Module, row: Row, folder: Path) -> Path:
     state = {f"module.{name}": tensor for name, tensor in model.state_dict().items()}
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1).state_dict()
-    torch.save({"epoch": 90, "arch": row.net, "state_dict": state, "optimizer": optimizer}, folder / "net.tar")
+    saved = {"epoch": 90, "arch": row.net, "state_dict": state, "optimizer": optimizer}
+    torch.save(saved, folder / "net.tar")
     return folder / "net.tar"
 
 
@@ -249,9 +262,12 @@ def _safetensors(model: nn.Module, row: Row, folder: Path) -> Path:
 def _directory(model: nn.Module, row: Row, folder: Path) -> Path:
     if row.framework == "transformers":
         model.save_pretrained(folder)
-        mean, std = (list(np.resize(values, model.config.num_channels)) for values in (IMAGENET_MEAN, IMAGENET_STD))
+        channels = model.config.num_channels
         processor = transformers.ConvNextImageProcessor(
-            size={"shortest_edge": 224}, crop_pct=0.875, image_mean=mean, image_std=std
+            size={"shortest_edge": 224},
+            crop_pct=0.875,
+            image_mean=np.resize(IMAGENET_MEAN, channels).tolist(),
+            image_std=np.resize(IMAGENET_STD, channels).tolist(),
         )
         processor.save_pretrained(folder)
     else:

@@ -11,7 +11,9 @@ from torch import nn
 from torch.nn import functional
 
 
-def build(framework: str, net: str, arguments: Mapping[str, Any], depths: tuple[int, ...]) -> nn.Module:
+def build(
+    framework: str, net: str, arguments: Mapping[str, Any], depths: tuple[int, ...]
+) -> nn.Module:
     """The framework's own net with random weights; `depths`, where given, shortens it."""
     model = _BUILDERS[framework](net, dict(arguments), depths)
     return model.eval()
@@ -61,7 +63,7 @@ class CifarBlock(nn.Module):
 
 
 class SubsampleAndPad(nn.Module):
-    """Option A as akamaster writes it: every other pixel, a quarter of the channels of zeros on both sides."""
+    """Option A as akamaster writes it: every other pixel, zeros for channels on both sides."""
 
     def __init__(self, features: int) -> None:
         super().__init__()

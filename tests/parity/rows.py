@@ -20,14 +20,14 @@ class Row:
         framework: Whose code builds it.
         net: The framework's name for it.
         arguments: What the framework's constructor is given beside.
-        layout: How it is saved: by torch.save in a new or an old container, as the dictionary of a training
-            script (`module.` names, beside the name of the architecture), as safetensors, or as the directory
-            that the framework writes.
+        layout: How it is saved: by torch.save in a new or an old container, as the dictionary of a
+            training script (`module.` names, beside the name of the architecture), as safetensors,
+            or as the directory that the framework writes.
         arch: What `load` must say that it is, in its real depth.
         load: What `load` is told, where names and shapes cannot tell.
         short: Blocks a stage in the small form, where the real net would take long.
-        small_px: Height and width in the small form. 68 halves to odd and even sizes, 97 to odd ones only:
-            paddings differ at even sizes, average pools at odd ones.
+        small_px: Height and width in the small form. 68 halves to odd and even sizes, 97 to odd
+            ones: paddings differ at even sizes, average pools at odd ones.
         full_px: Height and width in the full form.
         full: Whether the default run has the full form rather than the small one.
     """
@@ -61,11 +61,12 @@ class Row:
 
 
 def _torchvision(net: str, **fields: Any) -> Row:
-    return Row(**{"name": f"torchvision/{net}", "framework": "torchvision", "net": net, "arch": net, **fields})
+    given = {"name": f"torchvision/{net}", "framework": "torchvision", "net": net, "arch": net}
+    return Row(**{**given, **fields})
 
 
 def _dilated(net: str, stride: Literal[8, 16], **fields: Any) -> Row:
-    """torchvision's nets for segmentation, which no file tells from the plain ones."""
+    """Nets as torchvision's segmentation has them, which no file tells from the plain ones."""
     replaced = [False, stride == 8, True]
     config = ARCHITECTURES[net].replace(output_stride=stride)
     return _torchvision(
@@ -74,7 +75,9 @@ def _dilated(net: str, stride: Literal[8, 16], **fields: Any) -> Row:
     )  # fmt: skip
 
 
-def _timm(net: str, *, suffix: str = "", arguments: Mapping[str, Any] | None = None, **fields: Any) -> Row:
+def _timm(
+    net: str, *, suffix: str = "", arguments: Mapping[str, Any] | None = None, **fields: Any
+) -> Row:
     """A timm net; one with arguments is saved as the directory that records them."""
     changed = {"arguments": arguments, "layout": "directory"} if arguments else {}
     name = f"timm/{net}{suffix}"
@@ -90,7 +93,9 @@ def _hidden(net: str, **fields: Any) -> Row:
     return _timm(net, load={"arch": net}, **fields)
 
 
-def _transformers(name: str, *, arch: str | None = None, layout: Layout = "directory", **fields: Any) -> Row:
+def _transformers(
+    name: str, *, arch: str | None = None, layout: Layout = "directory", **fields: Any
+) -> Row:
     arguments = {"num_labels": 1000, **fields.pop("arguments", {})}
     return Row(**{
         "name": f"transformers/{name}", "framework": "transformers", "net": "ResNetForImageClassification",

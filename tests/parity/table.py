@@ -7,13 +7,14 @@ from pathlib import Path
 
 HEADER = """# Parity with the real frameworks
 
-Written by `make parity-full`: the real framework builds each net, its weights are drawn at random, its
-statistics are measured on {images} and disturbed, an eighth of its channels gets variances of the size of
-the norm's epsilon; the framework saves it, `rj.load` reads it, and both sides compute in float32 on a CPU.
-The numbers are the largest differences as shares of the spread max|f(x_i) - mean f| over the images:
-of the logits, and of the worst feature map (all of them, `stem_conv` to the last stage). 1e-4 is allowed.
-The last column is the control: the same with a norm epsilon of 1e-6 where the net has 1e-5. Every row was also
-saved back by `rj.save`, loaded strictly by its framework, and found equal in every bit.
+Written by `make parity-full`. The real framework builds each net; its weights are random, its
+statistics measured on {images} and disturbed, and an eighth of its channels have variances of the
+size of the norm's epsilon. The framework saves it, `rj.load` reads it, and both compute in float32
+on a CPU. The numbers are the largest differences as shares of the spread max|f(x_i) - mean f| over
+the images: of the logits, and of the worst feature map, from `stem_conv` to the last. 1e-4 is
+allowed. The last column is a control: the same with a norm epsilon of 1e-6 where the net has 1e-5.
+"Told" rows were loaded with `arch=` or `config=`, for their files do not tell. In the same run every
+row is saved back by `rj.save`, loaded strictly by its framework, and compared bit by bit.
 
 {versions}
 """
@@ -67,4 +68,5 @@ def write(path: Path, entries: list[Entry], *, images: str) -> None:
     """The whole document."""
     versions = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
     head = HEADER.format(images=images, versions=f"{versions}, Python {platform.python_version()}.")
-    path.write_text("\n".join([head, summary(entries), "", *lines(entries)]) + "\n", encoding="utf-8")
+    text = "\n".join([head, summary(entries), "", *lines(entries)]) + "\n"
+    path.write_text(text, encoding="utf-8")

@@ -48,7 +48,7 @@ def compared(request, samples, parity_table, tmp_path_factory):
         layout=row.layout,
         size_px=original.images.shape[1:3],
         short=bool(row.depths(size)),
-        detected=f"{source.dialect}: {source.arch or 'no name'}" + (" (told)" if row.told(size) else ""),
+        detected=f"{source.dialect}: {source.arch or 'no name'}{' (told)' if row.told(size) else ''}",
         errors=engine.errors(ours, original.outputs),
     )
     parity_table.append(entry)
@@ -138,7 +138,8 @@ def test_in_channels_folds_the_stem_as_timm_does(samples, tmp_path, name, channe
     original = engine.make(_row(name), "small", samples, tmp_path)
     with pytest.warns(UserWarning, match="assumed"):
         pretrained = rj.load(original.path, in_channels=channels)
-    first = next(module for module in original.model.modules() if isinstance(module, torch.nn.Conv2d))
+    modules = original.model.modules()
+    first = next(module for module in modules if isinstance(module, torch.nn.Conv2d))
     theirs = adapt_input_conv(channels, first.weight.detach().clone()).permute(2, 3, 1, 0)
     ours = pretrained.variables["params"]["stem"]["conv1"]["kernel"]
     # Three numbers are added in another order.
@@ -164,7 +165,8 @@ def test_every_layout_is_a_file_of_its_own_kind(samples, tmp_path):
     for layout in ("zip", "legacy", "checkpoint", "safetensors"):
         row = next(row for row in ROWS if row.layout == layout)
         (tmp_path / layout).mkdir()
-        path = engine.LAYOUTS[layout](nets.build("timm", "test_resnet", {}, ()), row, tmp_path / layout)
+        model = nets.build("timm", "test_resnet", {}, ())
+        path = engine.LAYOUTS[layout](model, row, tmp_path / layout)
         formats.add(files.read(path).format)
     assert len(formats) == 3
 
