@@ -13,6 +13,7 @@ from resnetjax.fields import check_types, construct, require
 
 BlockKind = Literal["basic", "bottleneck"]
 Activation = Literal["relu", "gelu", "gelu_tanh", "silu"]
+OutputActivation = Literal["softmax", "sigmoid", "none"]
 ConvSite = Literal["stem", "conv1", "conv2", "conv3", "shortcut"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
 
@@ -27,7 +28,8 @@ CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)
 
 # Beyond any net's edges, and small enough that a hostile configuration cannot ask for gigabytes.
 MAX_EDGE_PX = 8192
-MAX_BLOCKS = 10_000
+MAX_BLOCKS = 2_000
+MAX_STAGES = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +92,7 @@ class ResNetConfig:
         se_ratio: Squeeze-excite's bottleneck, as a share of the block's output channels.
         drop_path_rate: Stochastic depth of the last block; rises linearly from 0 at the first.
         block_dropout: Dropout before each block's last convolution (wide ResNets).
+        head_pool: How the last feature map is pooled.
         dropout: Dropout before the head.
         zero_init_residual: Start each residual branch at zero (last norm's scale; in v2 the last
             kernel).
@@ -145,6 +148,7 @@ class ResNetConfig:
     se_ratio: float = 1 / 16
     drop_path_rate: float = 0.0
     block_dropout: float = 0.0
+    head_pool: Literal["average", "max"] = "average"
     dropout: float = 0.0
     zero_init_residual: bool = False
     in_channels: int = 3
@@ -163,6 +167,7 @@ class ResNetConfig:
             require(
                 self, name, all(i >= 1 for i in getattr(self, name)) and stages, "1 or more each"
             )
+        require(self, "depths", stages <= MAX_STAGES, f"{MAX_STAGES} stages at most")
         few = sum(self.depths) <= MAX_BLOCKS
         require(self, "depths", few, f"{MAX_BLOCKS} blocks in all at most")
         for name in (
@@ -184,6 +189,8 @@ class ResNetConfig:
         require(
             self, "weight_standardization_eps", epsilon is None or epsilon > 0, "None or above 0"
         )
+        if isinstance(self.block, tuple) and len(set(self.block)) == 1:
+            object.__setattr__(self, "block", self.block[0])  # one spelling for one net
         self._check_combinations()
 
     def _check_combinations(self) -> None:
@@ -358,7 +365,7 @@ class Labels:
 
     names: tuple[str, ...]
     ids: tuple[str, ...] | None = None
-    activation: Literal["softmax", "sigmoid", "none"] = "softmax"
+    activation: OutputActivation = "softmax"
 
     def __post_init__(self) -> None:
         check_types(self)

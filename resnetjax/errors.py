@@ -41,9 +41,5 @@ class BatchNormError(ResNetJAXError, ValueError):
     """`train=True` was asked for without `mutable=["batch_stats"]`."""
 
 
-class MissingExtra(ResNetJAXError, ImportError):
-    """An optional dependency is absent; the message says which extra to install."""
-
-
 class AssumptionWarning(UserWarning):
     """A weight file left something open, and its commonest reading was taken."""

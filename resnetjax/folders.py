@@ -40,8 +40,8 @@ class Description:
 
     Attributes:
         layout: Whose layout it is: "resnetjax", "transformers" or "timm".
-        config: The net. Its classes and input channels are those of the description; the arrays
-            decide.
+        config: The net, or None where it was not asked for; the arrays decide on its classes and
+            input channels.
         arch: The architecture's name, where it has one.
         preprocess: None where nothing is said.
         labels: None where nothing is said.
@@ -49,7 +49,7 @@ class Description:
     """
 
     layout: str
-    config: ResNetConfig
+    config: ResNetConfig | None
     arch: str | None
     preprocess: Preprocess | None
     labels: Labels | None
@@ -68,7 +68,15 @@ def find_weights(folder: Path) -> Path:
     raise UnsupportedFile(f"{folder}: no weights found: expected {', '.join(WEIGHT_FILES)}")
 
 
-def describe(path: Path) -> Description | None:
+@dataclass(frozen=True)
+class Wanted:
+    """The parts of a description that are needed; the others are neither parsed nor refused."""
+
+    net: bool = True
+    preprocess: bool = True
+
+
+def describe(path: Path, wanted: Wanted = Wanted()) -> Description | None:
     """What a directory says of its weights.
 
     The directory is given as itself, or as its weight file under a usual name. None where there is
@@ -89,7 +97,9 @@ def describe(path: Path) -> Description | None:
     for key, parse in _PARSERS.items():
         if key in values:
             with _naming(str(path)):
-                return parse(values, folder)
+                return parse(values, folder, wanted)
+    if not wanted.net:
+        return None
     raise UnsupportedFile(f"{path}: expected the config.json of Transformers, timm or resnetjax")
 
 
@@ -104,7 +114,8 @@ def describe_metadata(metadata: Mapping[str, Any], path: Path) -> Description | 
         return None
     what = f"{path}: its metadata"
     with _naming(what):
-        return _native(bounded_json.loads(str(metadata[NATIVE]).encode(), what=what), path)
+        values = bounded_json.loads(str(metadata[NATIVE]).encode(), what=what)
+        return _native(values, path, Wanted())
 
 
 @contextmanager
@@ -126,36 +137,38 @@ def to_text(described: Description) -> str:
         "format": NATIVE,
         "arch": described.arch,
         "licence": described.licence,
-        "config": described.config.to_json(),
+        "config": described.config.to_json() if described.config else None,
         "preprocess": described.preprocess.to_json() if described.preprocess else None,
         "labels": described.labels.to_json() if described.labels else None,
     }
     return json.dumps(values, indent=1)
 
 
-def _native(values: Mapping[str, Any], folder: Path) -> Description:
+def _native(values: Mapping[str, Any], folder: Path, wanted: Wanted) -> Description:
     if values["format"] != NATIVE:
         raise UnsupportedFile(f"{folder}: config.json has format {values['format']!r}")
     return Description(
         layout=NATIVE,
-        config=ResNetConfig.from_json(values["config"]),
+        config=ResNetConfig.from_json(values["config"]) if wanted.net else None,
         arch=values.get("arch"),
-        preprocess=Preprocess.from_json(values["preprocess"]) if values.get("preprocess") else None,
+        preprocess=Preprocess.from_json(values["preprocess"])
+        if values.get("preprocess") and wanted.preprocess
+        else None,
         labels=Labels.from_json(values["labels"]) if values.get("labels") else None,
         licence=values.get("licence"),
     )
 
 
-def _transformers(values: Mapping[str, Any], folder: Path) -> Description:
-    if values["model_type"] != "resnet":
+def _transformers(values: Mapping[str, Any], folder: Path, wanted: Wanted) -> Description:
+    if values["model_type"] != "resnet" and wanted.net:
         raise UnsupportedFile(
             f"{folder}: a Transformers model of type {values['model_type']!r}, not 'resnet'"
         )
-    config = from_transformers(values)
+    config = from_transformers(values) if wanted.net else None
     processor = folder / "preprocessor_config.json"
-    preprocess = (
-        preprocess_formats.from_transformers(_read(processor)) if processor.is_file() else None
-    )
+    preprocess = None
+    if processor.is_file() and wanted.preprocess:
+        preprocess = preprocess_formats.from_transformers(_read(processor))
     named = values.get("id2label") or {}
     names = tuple(named[key] for key in sorted(named, key=int))
     activations: dict[str | None, Any] = {
@@ -167,7 +180,7 @@ def _transformers(values: Mapping[str, Any], folder: Path) -> Description:
     return Description(
         "transformers",
         config,
-        architecture_of(config),
+        architecture_of(config) if config else None,
         preprocess,
         labels,
     )
@@ -213,12 +226,15 @@ def from_transformers(values: Mapping[str, Any]) -> ResNetConfig:
     )
 
 
-def _timm(values: Mapping[str, Any], folder: Path) -> Description:
+def _timm(values: Mapping[str, Any], folder: Path, wanted: Wanted) -> Description:
     arch = values["architecture"]
-    given = values.get("pretrained_cfg") or {}
-    config = _with_timm_arguments(presets.get(arch), values.get("model_args") or {})
-    count = values.get("num_classes", given.get("num_classes", config.num_classes))
-    names = values.get("label_names") or given.get("label_names") or ()
+    given = values.get("pretrained_cfg") or values  # older files have its fields beside the others
+    config = None
+    count = values.get("num_classes", given.get("num_classes", 1000))
+    if wanted.net:
+        config = _with_timm_arguments(presets.get(arch), values.get("model_args") or {})
+        config = config.replace(num_classes=count)
+    names = next((v[k] for k in _TIMM_LABELS for v in (values, given) if v.get(k)), ())
     if isinstance(names, Mapping):
         names = [names[key] for key in sorted(names, key=int)]
     described = values.get("label_descriptions") or given.get("label_descriptions") or {}
@@ -229,19 +245,26 @@ def _timm(values: Mapping[str, Any], folder: Path) -> Description:
         labels = _with_ids(Labels(names=readable, ids=tuple(names) if synsets else None))
     return Description(
         layout="timm",
-        config=config.replace(num_classes=count),
+        config=config,
         arch=arch,
-        preprocess=preprocess_formats.from_timm(given),
+        preprocess=preprocess_formats.from_timm(given)
+        if wanted.preprocess and _TIMM_TRANSFORM & set(given)
+        else None,
         labels=labels,
         licence=given.get("license"),
     )
 
 
+_TIMM_LABELS = ("label_names", "labels")  # the latter in older files
+_TIMM_TRANSFORM = {"input_size", "crop_pct", "interpolation", "mean", "std"}
+
 # timm's arguments by what they mean here; those that are None matter in training or elsewhere only.
 _TIMM_ARGUMENTS: dict[str, Callable[[Any], dict[str, Any]] | None] = {
     "num_classes": None,
     "global_pool": lambda kind: (
-        {} if kind in ("avg", "") else _refuse("global_pool", kind, "'avg'")
+        {"head_pool": {"avg": "average", "": "average", "max": "max"}[kind]}
+        if kind in ("avg", "", "max")
+        else _refuse("global_pool", kind, "'avg' or 'max'")
     ),
     "in_chans": lambda channels: {"in_channels": channels},
     "output_stride": lambda stride: {} if stride == 32 else {"output_stride": stride},
@@ -287,10 +310,11 @@ def _with_ids(labels: Labels) -> Labels:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    return bounded_json.loads(path.read_bytes(), what=str(path))
+    with path.open("rb") as file:
+        return bounded_json.loads(file.read(bounded_json.MAX_BYTES + 1), what=str(path))
 
 
-_PARSERS: dict[str, Callable[[Mapping[str, Any], Path], Description]] = {
+_PARSERS: dict[str, Callable[[Mapping[str, Any], Path, Wanted], Description]] = {
     "format": _native,
     "model_type": _transformers,
     "architecture": _timm,

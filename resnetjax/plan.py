@@ -54,6 +54,7 @@ def plan(config: ResNetConfig) -> Plan:
         norm=_norm(config, "norm", features) if pre else None,
         norm_activation=config.activation if pre else None,
         features=features,
+        head_pool=config.head_pool,
         dropout_rate=config.dropout,
         num_classes=config.num_classes,
     )
@@ -301,7 +302,7 @@ def _shortcut(
     if config.shortcut == "avg_conv":
         # timm's downsample_avg: a stage that dilates in place of striding averages densely, and
         # there, unlike elsewhere, the zeros it pads with count.
-        if dilation > 1:
+        if dilation > 1 and stride == 1:
             pool = Pool("average", 2, 1, "same", count_padding=True)
         elif stride > 1:
             pool = Pool("average", 2, stride, "same")

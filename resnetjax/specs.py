@@ -130,5 +130,6 @@ class Plan:
     norm: Norm | None
     norm_activation: Activation | None
     features: int
+    head_pool: Literal["average", "max"]
     dropout_rate: float
     num_classes: int

@@ -1,9 +1,9 @@
 """Load a pretrained net from what people have, and save it as what they want."""
 
 import dataclasses
-import hashlib
 import os
 import warnings
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,15 @@ import safetensors.numpy
 from resnetjax import folders, presets
 from resnetjax.config import Labels, Preprocess, ResNetConfig
 from resnetjax.data import labels as label_sets
-from resnetjax.errors import AssumptionWarning, ConfigError, UnknownName, UnsupportedFile
-from resnetjax.measure import leaves
+from resnetjax.errors import (
+    AssumptionWarning,
+    ConfigError,
+    CorruptFile,
+    UnknownName,
+    UnsupportedFile,
+    WeightsMismatch,
+)
+from resnetjax.measure import Leaf, leaves
 from resnetjax.nn.init import initialize
 from resnetjax.nn.resnet import ResNet
 from resnetjax.plan import plan
@@ -73,7 +80,7 @@ def load(
         source: Path of a `.safetensors`, `.pth`, `.pt`, `.th` or `.bin` file, of an index of
             shards, or of a directory.
         arch: Name of the architecture.
-        config: A net of your own. Classes and input channels are those of the file.
+        config: A net of your own. Classes and input channels are those of the file even so.
         preprocess: How images are prepared.
         labels: What the outputs mean.
         num_classes: For another number than the file's a new head is drawn; 0 leaves the head away.
@@ -100,36 +107,37 @@ def load(
             else ""
         )
         raise UnknownName(f"there is no file or directory {os.fspath(source)!r}{known}")
-    described = folders.describe(path)
+    wanted = presets.get(arch) if arch is not None else config
+    parts = folders.Wanted(net=wanted is None, preprocess=preprocess is None)
+    described = folders.describe(path, parts)
     file = files.read(folders.find_weights(path) if path.is_dir() else path)
-    described = described or folders.describe_metadata(file.metadata, path)
+    described = _with_metadata(described, file, path)
     with ThreadPoolExecutor(1) as pool:
-        digest = pool.submit(_sha256, file.paths)
-        wanted = presets.get(arch) if arch is not None else config
+        digest = pool.submit(file.sha256)
         found, identifying = _identify(file, described, wanted, name=str(path))
         target = found.config.replace(
             **({} if num_classes is None else {"num_classes": num_classes}),
             **({} if in_channels is None else {"in_channels": in_channels}),
         )
+        same_head = target.num_classes == found.config.num_classes
         arrays, skipped = load_arrays(
             found.dialect,
             file.arrays,
             found.config,
             source=str(path),
-            new_head=target.num_classes != found.config.num_classes,
+            new_head=not same_head,
             strict=strict,
         )
         if target.in_channels != found.config.in_channels and "stem/conv1/kernel" in arrays:
             kernel = arrays["stem/conv1/kernel"]
             arrays["stem/conv1/kernel"] = fold_channels(kernel, target.in_channels)
+        if skipped and wanted is None:
+            _check_drawn(leaves(plan(target)), arrays, name=str(path))
         variables = make_variables(leaves(plan(target)), arrays, rng)
-    same_head = target.num_classes == found.config.num_classes
     prepared, preparing = _preprocess(found, described) if preprocess is None else (preprocess, ())
     named, naming = _labels(found, described) if labels is None and same_head else (labels, ())
-    assumptions = (*identifying, *preparing, *naming)
-    if assumptions:
-        text = "\n  ".join((f"{path} does not say everything, so this was assumed:", *assumptions))
-        warnings.warn(text, AssumptionWarning, stacklevel=2)
+    assumptions = (*identifying, *_sizes(config, found), *preparing, *naming)
+    _warn(str(path), assumptions, skipped)
     return Pretrained(
         model=ResNet(target, dtype=dtype),
         variables=variables,
@@ -139,7 +147,7 @@ def load(
             path=str(path),
             format=file.format,
             dialect=found.dialect.name,
-            arch=arch or (described.arch if described else None) or found.arch,
+            arch=arch or found.arch,
             sha256=digest.result(),
             licence=described.licence if described else None,
             assumptions=assumptions,
@@ -241,6 +249,22 @@ def fold_channels(kernel: np.ndarray, in_channels: int) -> np.ndarray:
     return repeated * np.float32(3 / in_channels)
 
 
+def _with_metadata(
+    described: folders.Description | None, file: files.WeightFile, path: Path
+) -> folders.Description | None:
+    """The description, or else what a native file says of itself; they may not contradict.
+
+    Raises:
+        CorruptFile: They describe different nets, as after a save that was cut short.
+    """
+    own = folders.describe_metadata(file.metadata, path)
+    if described is None or described.layout != folders.NATIVE or described.config is None:
+        return described or own
+    if own is not None and own.config != described.config:
+        raise CorruptFile(f"{path}: config.json describes another net than the weights do")
+    return described
+
+
 def _identify(
     file: files.WeightFile,
     described: folders.Description | None,
@@ -249,23 +273,72 @@ def _identify(
     name: str,
 ) -> tuple[Detection, tuple[str, ...]]:
     """What a file is, with its own classes and channels, and what had to be assumed for it."""
+    averaged = file.metadata.get("ema")
+    assumed = [f"the weights are those of {averaged}, a moving average"] if averaged else []
     known = wanted or (described.config if described else None)
     seen = detect(file.arrays, source=name, known=known)
     if known is not None:
-        arch = folders.architecture_of(seen.config)
-        return dataclasses.replace(seen, arch=arch), ()
-    told = file.metadata.get("arch")  # as PyTorch's ImageNet example and timm write it
-    if told in (seen.arch, *seen.alternatives) and told is not None:
+        seen = dataclasses.replace(seen, arch=folders.architecture_of(seen.config))
+        if wanted is None and described and described.arch:
+            seen = dataclasses.replace(seen, arch=described.arch)
+        return seen, tuple(assumed)
+    told: Any = file.metadata.get("arch")  # as PyTorch's ImageNet example and timm write it
+    if isinstance(told, str) and told in (seen.arch, *seen.alternatives):
         sizes = {field: getattr(seen.config, field) for field in ("num_classes", "in_channels")}
-        return dataclasses.replace(seen, arch=told, config=presets.get(told).replace(**sizes)), ()
+        config = presets.get(told).replace(**sizes)
+        return dataclasses.replace(seen, arch=told, config=config), tuple(assumed)
+    # No array tells of these, not even where only one architecture fits.
+    unseen = "strides, dilations, padding, pooling, activation and epsilon"
     if seen.arch is None:
-        return seen, (
-            f"a net of no known architecture with the strides, padding, activation and epsilon of "
-            f"{seen.dialect.name} (config= decides)",
+        plain = (
+            f"a net of no known architecture, with the {unseen} of {seen.dialect.name}'s plainest"
         )
-    others = ", ".join(seen.alternatives)
-    text = f"architecture {seen.arch} (arch= decides): {others} have the same arrays"
-    return seen, (text,) if others else ()
+        assumed.append(f"{plain} (config= decides)")
+    else:
+        others = f"; the same arrays have {', '.join(seen.alternatives)}"
+        assumed.append(
+            f"architecture {seen.arch}, with its {unseen} (arch= or config= decides)"
+            + others * bool(seen.alternatives)
+        )
+    return seen, tuple(assumed)
+
+
+def _sizes(config: ResNetConfig | None, found: Detection) -> tuple[str, ...]:
+    """Where the file's own sizes go before those of a config that was given."""
+    given = config or found.config
+    return tuple(
+        f"{field}={getattr(found.config, field)} as in the file, not {getattr(given, field)} "
+        f"as in config ({field}= decides)"
+        for field in ("num_classes", "in_channels")
+        if getattr(given, field) != getattr(found.config, field)
+    )
+
+
+def _check_drawn(
+    expected: Mapping[str, Leaf], arrays: Mapping[str, np.ndarray], *, name: str
+) -> None:
+    """Refuses to draw far more than a file holds, where only the file says that it is needed.
+
+    Raises:
+        WeightsMismatch: The absent arrays are larger than three times the present ones and 200 MB.
+    """
+    absent = sum(4 * leaf.size for path, leaf in expected.items() if path not in arrays)
+    present = sum(array.nbytes for array in arrays.values())
+    if absent > 3 * present + 200e6:
+        raise WeightsMismatch(
+            f"{name}: {absent / 1e6:,.0f} MB of arrays are absent, {present / 1e6:,.0f} MB there: "
+            "give arch= or config= if that is what you want"
+        )
+
+
+def _warn(name: str, assumptions: tuple[str, ...], skipped: tuple[str, ...]) -> None:
+    if assumptions:
+        text = (f"{name} does not say everything, so this was assumed:", *assumptions)
+        warnings.warn("\n  ".join(text), AssumptionWarning, stacklevel=3)
+    if skipped:
+        text = (f"{name}: {len(skipped)} arrays do not fit and were skipped:", *skipped[:5])
+        more = ("... (source.skipped lists them all)",) if len(skipped) > 5 else ()
+        warnings.warn("\n  ".join((*text, *more)), AssumptionWarning, stacklevel=3)
 
 
 # By whether the stem is that of a net for CIFAR, and the number of classes.
@@ -283,8 +356,10 @@ def _preprocess(
     """How images are prepared, and what had to be assumed for it."""
     if described and described.preprocess:
         return described.preprocess, ()
-    taken = found.dialect.preprocess
-    who = f"images prepared as by {found.dialect.name} (preprocess= decides)"
+    small = found.config.stem == "conv3"
+    dialect = dialects.AKAMASTER if small else found.dialect  # whose are the CIFAR nets
+    taken = _with_channels(dialect.preprocess, found.config.in_channels)
+    who = f"images prepared as by {dialect.name} (preprocess= decides)"
     return taken, (f"{who}: {_in_words(taken)}",)
 
 
@@ -318,10 +393,3 @@ def _with_channels(preprocess: Preprocess, channels: int) -> Preprocess:
         for name, values in (("mean", preprocess.mean), ("std", preprocess.std))
     }
     return dataclasses.replace(preprocess, **changes, channel_order="rgb")
-
-
-def _sha256(paths: tuple[Path, ...]) -> str:
-    if len(paths) == 1:
-        with paths[0].open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    return hashlib.sha256("".join(_sha256((path,)) for path in paths).encode()).hexdigest()

@@ -54,6 +54,7 @@ REFUSED = {
     "se_ratio": ([0, 1.5, -0.25, NAN, True], ""),
     "drop_path_rate": ([-0.1, 1, 1.0, NAN, None], ""),
     "block_dropout": ([-0.1, 1, NAN, "0.5"], ""),
+    "head_pool": (["mean", None], "'average' or 'max'"),
     "dropout": ([-0.1, 1, NAN, True], ""),
     "zero_init_residual": ([0, 1, None], "True or False"),
     "in_channels": ([0, -3, 3.0, True], ""),

@@ -1,5 +1,6 @@
 """From what people have to a net, and back; what is assumed is said."""
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -20,6 +21,7 @@ from resnetjax.errors import (
     AssumptionWarning,
     ConfigError,
     CorruptFile,
+    ResNetJAXError,
     UnknownName,
     UnsupportedFile,
     WeightsMismatch,
@@ -301,7 +303,7 @@ def resnet18(tmp_path_factory):
 
 def test_a_bare_file_says_neither_architecture_nor_images_nor_labels(resnet18):
     architecture, images, classes = assumptions(resnet18)
-    assert architecture.startswith("architecture resnet18 (arch= decides): ")
+    assert architecture.startswith("architecture resnet18, with its strides, ")
     assert "resnetblur18" in architecture
     assert "as by torchvision (preprocess= decides)" in images
     assert "256" in images
@@ -595,3 +597,115 @@ def test_the_dtype_is_of_the_model_and_the_variables_stay_float32():
     model, variables = zoo.create(TINY, dtype=jnp.bfloat16)
     assert model.dtype == jnp.bfloat16
     assert {array.dtype for array in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+
+
+# What a file leaves open is said even where one architecture fits; what is given is obeyed.
+
+TEST_RESNET = ARCHITECTURES["test_resnet"].replace(num_classes=10)
+CIFAR = ARCHITECTURES["cifar_resnet20b"]
+
+
+def test_one_fitting_architecture_is_still_an_assumption(write):
+    config = ARCHITECTURES["resnet34"].replace(num_classes=3)
+    first, *_ = assumptions(write("torchvision", config))
+    assert first.startswith("architecture resnet34, with its strides, ")
+    assert "activation and epsilon (arch= or config= decides)" in first
+    assert "same arrays" not in first
+
+
+def test_a_cifar_net_of_another_width_is_read_in_its_own_dialect(write, load):
+    config = ARCHITECTURES["cifar_resnet20b"].replace(widths=(64, 128, 256), stem_width=64)
+    found = load(write("akamaster", config))
+    assert found.config == config
+    assert found.source.dialect == "akamaster"
+    assert found.preprocess.crop_px == (32, 32)
+
+
+def test_a_cifar_net_under_torchvisions_names_keeps_its_stem_and_projections(write, load):
+    found = load(write("torchvision", CIFAR))
+    assert found.config == CIFAR
+    assert found.source.dialect in ("torchvision", "timm")  # whose names these are alike
+    assert found.preprocess.crop_px == (32, 32)
+
+
+def test_a_moving_average_is_said_to_be_one(write, monkeypatch):
+    path = write("timm")
+    plain = zoo.files.read(path)
+    averaged = dataclasses.replace(plain, metadata={"ema": "state_dict_ema"})
+    monkeypatch.setattr(zoo.files, "read", lambda _: averaged)
+    assert "the weights are those of state_dict_ema, a moving average" in assumptions(path)
+
+
+def test_a_config_whose_sizes_are_not_the_files_is_told_so(write):
+    said = assumptions(
+        write("timm", TEST_RESNET), config=TEST_RESNET.replace(num_classes=77, in_channels=5)
+    )
+    assert "num_classes=10 as in the file, not 77 as in config (num_classes= decides)" in said
+    assert "in_channels=3 as in the file, not 5 as in config (in_channels= decides)" in said
+
+
+def test_what_is_skipped_is_warned_of(write):
+    path = write("timm", TEST_RESNET, drop=("layer1.0.bn1.bias",))
+    with pytest.warns(AssumptionWarning, match=r"1 arrays do not fit(.|\n)*layer1\.0\.bn1\.bias"):
+        zoo.load(path, arch="test_resnet", preprocess=PREPROCESS, strict=False)
+
+
+def test_a_tiny_file_cannot_have_gigabytes_drawn(tmp_path):
+    huge = TEST_RESNET.replace(widths=(32, 48, 48, 12_000))
+    described = {"format": "resnetjax", "config": huge.to_json()}
+    stem = {"stem/norm1/bias": np.zeros(16, np.float32)}
+    safetensors.numpy.save_file(stem, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(described))
+    with pytest.raises(WeightsMismatch, match="MB of arrays are absent"):
+        zoo.load(tmp_path, strict=False)
+
+
+def test_a_config_json_that_contradicts_its_weights_is_refused(tmp_path):
+    zoo.save(pretrained(), tmp_path / "net")
+    path = tmp_path / "net" / "config.json"
+    values = json.loads(path.read_text())
+    values["config"]["activation"] = "gelu"
+    path.write_text(json.dumps(values))
+    with pytest.raises(CorruptFile, match="another net than the weights"):
+        zoo.load(tmp_path / "net")
+
+
+@pytest.mark.parametrize("described", [
+    {"architecture": "resnet9000"},
+    {"architecture": "resnet18", "model_args": {"stem_width": 5}},
+    {"model_type": "clip"},
+    {"anything": "else"},
+])  # fmt: skip
+def test_a_net_that_is_given_needs_no_description(write, load, described):
+    path = write("timm", TEST_RESNET, name="model.safetensors", described=described)
+    with pytest.raises(ResNetJAXError):
+        load(path)
+    assert load(path, config=TEST_RESNET).config == TEST_RESNET
+    assert load(path, arch="test_resnet").source.arch == "test_resnet"
+
+
+def test_older_timm_descriptions_have_their_fields_at_the_top(write, load):
+    described = {
+        "architecture": "test_resnet", "num_classes": 10, "input_size": [3, 288, 288],
+        "crop_pct": 1.0, "mean": [0.5] * 3, "std": [0.5] * 3,
+        "labels": [f"thing {i}" for i in range(10)],
+    }  # fmt: skip
+    found = load(write("timm", TEST_RESNET, name="model.safetensors", described=described))
+    assert found.preprocess.crop_px == (288, 288)
+    assert found.preprocess.mean == (0.5,) * 3
+    assert found.labels is not None
+    assert found.labels.names[3] == "thing 3"
+
+
+def test_a_timm_description_without_transforms_leaves_them_open(write):
+    path = write(
+        "timm", TEST_RESNET, name="model.safetensors", described={"architecture": "test_resnet"}
+    )
+    assert any("images prepared" in line for line in assumptions(path))
+
+
+def test_the_architecture_that_is_recorded_is_that_of_the_config_that_was_given(write, load):
+    described = {"architecture": "test_resnet"}
+    path = write("timm", TEST_RESNET, name="model.safetensors", described=described)
+    assert load(path).source.arch == "test_resnet"
+    assert load(path, config=TEST_RESNET.replace(activation="silu")).source.arch is None

@@ -6,20 +6,19 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 from PIL import Image
 
-from resnetjax.config import Preprocess
+from resnetjax.config import OutputActivation, Preprocess
 from resnetjax.data.preprocess import ImageSource, crop, decode, normalize
 from resnetjax.errors import BadImage, ConfigError
 from resnetjax.nn.resnet import ResNet
 from resnetjax.pretrained import Pretrained, Variables
 
-Activation = Literal["softmax", "sigmoid", "none"]
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -54,8 +53,8 @@ def predict(
         images: Paths, bytes, Pillow images or uint8[height, width, channels] arrays; one alone is a
             list of one.
         top: Number of classes an image, at most as many as there are.
-        batch_size: Images run at once. Fewer are padded to the next power of two, so that few
-            shapes compile.
+        batch_size: Images run at once. Fewer are padded to the next power of two, and the last ones
+            to the size of the others, so that few shapes compile.
 
     Raises:
         BadImage: An image cannot be decoded; the message names it. `predict_each` goes on after
@@ -110,19 +109,21 @@ def _predict_each(
     pretrained: Pretrained, images: Iterable[ImageSource], top: int, batch_size: int
 ) -> Iterator[list[Prediction] | BadImage]:
     labels, preprocess = pretrained.labels, pretrained.preprocess
+    size = 1
     count = min(top, pretrained.config.num_classes)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for batch in _ahead(pool, functools.partial(_pixels, preprocess), images, batch_size):
             good = [pixels for pixels in batch if not isinstance(pixels, BadImage)]
             scores = indices = np.zeros((0, count))
             if good:
+                size = max(size, min(1 << (len(good) - 1).bit_length(), batch_size))
                 scores, indices = _top(
                     pretrained.model,
                     preprocess,
                     labels.activation if labels else "softmax",
                     count,
                     pretrained.variables,
-                    _padded(good, batch_size),
+                    _padded(good, size),
                 )
             rows = zip(np.asarray(scores).tolist(), np.asarray(indices).tolist(), strict=True)
             for pixels in batch:
@@ -139,7 +140,7 @@ def _predict_each(
 def _top(
     model: ResNet,
     preprocess: Preprocess,
-    activation: Activation,
+    activation: OutputActivation,
     count: int,
     variables: Variables,
     pixels: UInt8[Any, "batch height width channels"],
@@ -159,9 +160,8 @@ def _pixels(preprocess: Preprocess, source: ImageSource) -> np.ndarray | BadImag
         return error
 
 
-def _padded(images: list[np.ndarray], batch_size: int) -> np.ndarray:
-    """The images with zeros after them, up to a power of two or the whole batch."""
-    size = min(1 << (len(images) - 1).bit_length(), batch_size)
+def _padded(images: list[np.ndarray], size: int) -> np.ndarray:
+    """The images with zeros after them."""
     batch = np.zeros((size, *images[0].shape), np.uint8)
     batch[: len(images)] = images
     return batch

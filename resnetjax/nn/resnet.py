@@ -1,5 +1,6 @@
 """The net: one linen module for every ResNet that a config can describe."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -45,8 +46,14 @@ class ResNet(nn.Module):
     config: ResNetConfig
     dtype: Any = jnp.float32
     remat: bool = False
-    frozen: tuple[str, ...] = ()
+    frozen: Sequence[str] = ()
     axis_name: str | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.frozen, str):
+            raise ConfigError(f"frozen={self.frozen!r} is not allowed: use a tuple of names")
+        self.frozen = tuple(self.frozen)  # hashable, as a static argument has to be
+        super().__post_init__()
 
     def __call__(
         self, images: Float[Array, "batch height width channels"], *, train: bool = False
@@ -121,7 +128,8 @@ class ResNet(nn.Module):
                 return found
         mode = self._mode("head", train)
         wide = jnp.promote_types(self.dtype, jnp.float32)
-        x = x.astype(wide).mean((1, 2))
+        x = x.astype(wide)
+        x = x.mean((1, 2)) if net.head_pool == "average" else x.max((1, 2))
         if net.num_classes:
             if train and net.dropout_rate:
                 x = functions.dropout(x, net.dropout_rate, self.make_rng("dropout"))
@@ -146,7 +154,8 @@ class ResNet(nn.Module):
             unknown = [name for name in asked if name not in allowed]
             if unknown:
                 raise ConfigError(f"{field}={unknown} is not allowed: use {', '.join(allowed)}")
-        if train and self.config.norm == "batch" and not self.is_mutable_collection("batch_stats"):
+        moving = self.config.norm == "batch" and set(names[1:]) - set(self.frozen)
+        if train and moving and not self.is_mutable_collection("batch_stats"):
             raise BatchNormError(
                 "train=True updates the running statistics: call "
                 'model.apply(variables, images, train=True, mutable=["batch_stats"]), which '

@@ -8,7 +8,7 @@ architecture that fits, and is reported as an assumption.
 import fnmatch
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
@@ -66,50 +66,60 @@ def detect(
     Raises:
         UnsupportedFile: No dialect's names are among them.
     """
-    best: tuple[float, Detection] | None = None
+    found: list[tuple[_Fit, _Probe, Detection]] = []
     for dialect in DIALECTS.values():
-        theirs = strip_root(dialect, arrays)
-        probe = _Probe(dialect, theirs)
+        probe = _Probe(dialect, strip_root(dialect, arrays))
         config = probe.config() if known is None else probe.sized_like(known)
-        if config is None:
-            continue
-        fit = _shared(dialect, config, theirs)
-        if known is None:
-            fit -= len(inexpressible(dialect, config))
-        if fit == 0 or (best is not None and fit <= best[0]):
-            continue
-        found = Detection(dialect, config, None, ())
-        best = fit, found if known else _name(found, theirs, hidden=probe.hidden)
-    if known is None and (best is None or best[0] < 1):
-        # Arrays are lacking or there are others: what they were meant to be tells which.
+        if config is not None:
+            detection = Detection(dialect, config, None, ())
+            found.append((_fit(detection, probe.theirs), probe, detection))
+    best = max((fit for fit, _, _ in found), default=_NOTHING)
+    if known is None and best.share < 1:
+        # Arrays are lacking, or there are others: what they were meant to be tells which.
         nearest = _nearest(arrays)
-        if nearest and (
-            best is None
-            or nearest[0]
-            > _fit(best[1].dialect, best[1].config, strip_root(best[1].dialect, arrays))
-        ):
-            best = nearest[0][0], nearest[1]
-    if best is None:
+        if nearest and nearest[0] > best:
+            return nearest[1]
+    if best.share == 0:
         some = ", ".join(list(arrays)[:4])
         raise UnsupportedFile(
             f"{source}: the names of its arrays ({some}, ...) are of no dialect that is known "
             f"({', '.join(DIALECTS)})"
         )
-    return best[1]
+    probe, detection = next((probe, detection) for fit, probe, detection in found if fit == best)
+    return detection if known else _name(detection, probe.theirs, hidden=probe.hidden)
 
 
-def _shared(dialect: Dialect, config: ResNetConfig, theirs: Mapping[str, np.ndarray]) -> float:
-    """The share of names that arrays and config have in common; 0 if some have no name."""
+class _Fit(NamedTuple):
+    """How well arrays fit a net in a dialect: the greater the better, field by field."""
+
+    share: float  # of names in common
+    expressible: int  # minus the number of fields that the dialect's system does not have
+    shapes: int  # that agree
+
+
+_NOTHING = _Fit(0.0, 0, 0)
+
+
+def _fit(detection: Detection, theirs: Mapping[str, np.ndarray]) -> _Fit:
+    dialect, config = detection.dialect, detection.config
     try:
-        ours = {named.name for named in entries(dialect, config).values()}
-    except ConfigError:
-        return 0.0
-    return len(ours & set(theirs)) / len(ours | set(theirs))
+        named = entries(dialect, config)
+    except ConfigError:  # it has no name for some
+        return _NOTHING
+    ours = {entry.name for entry in named.values()}
+    share = len(ours & set(theirs)) / len(ours | set(theirs))
+    if share == 0:
+        return _NOTHING
+    expected = leaves(plan(config))
+    there = (path for path in expected if named[path].name in theirs)
+    arrays = ((named[path].load(theirs[named[path].name]), expected[path]) for path in there)
+    shapes = sum(array is not None and array.shape == leaf.shape for array, leaf in arrays)
+    return _Fit(share, -len(inexpressible(dialect, config)), shapes)
 
 
-def _nearest(arrays: Mapping[str, np.ndarray]) -> tuple[tuple[float, int], Detection] | None:
+def _nearest(arrays: Mapping[str, np.ndarray]) -> tuple[_Fit, Detection] | None:
     """The architecture with most names, then shapes, in common, if they are half or more."""
-    best, found = (0.5, 0), None
+    best, found = _Fit(0.5, 0, 0), None
     for dialect in DIALECTS.values():
         theirs = strip_root(dialect, arrays)
         probe = _Probe(dialect, theirs)
@@ -120,10 +130,10 @@ def _nearest(arrays: Mapping[str, np.ndarray]) -> tuple[tuple[float, int], Detec
             size = len(leaves(plan(config)))
             if abs(size - len(theirs)) > len(theirs) / 4 or inexpressible(dialect, config):
                 continue
-            config = probe.sized_like(config)
-            fit = _fit(dialect, config, theirs)
+            detection = Detection(dialect, probe.sized_like(config), name, ())
+            fit = _fit(detection, theirs)
             if fit > best:
-                best, found = fit, Detection(dialect, config, name, ())
+                best, found = fit, detection
     if found is None:
         return None
     sizes = {"num_classes": found.config.num_classes, "in_channels": found.config.in_channels}
@@ -134,19 +144,6 @@ def _nearest(arrays: Mapping[str, np.ndarray]) -> tuple[tuple[float, int], Detec
         if name != found.arch and leaves(plan(ARCHITECTURES[name].replace(**sizes))) == expected
     )
     return best, replace(found, alternatives=tuple(alike))
-
-
-def _fit(
-    dialect: Dialect, config: ResNetConfig, theirs: Mapping[str, np.ndarray]
-) -> tuple[float, int]:
-    """The share of names in common, and the number of shapes."""
-    share = _shared(dialect, config, theirs)
-    if share == 0:
-        return 0.0, 0
-    named, expected = entries(dialect, config), leaves(plan(config))
-    there = (path for path in expected if named[path].name in theirs)
-    arrays = ((named[path].load(theirs[named[path].name]), expected[path]) for path in there)
-    return share, sum(array is not None and array.shape == leaf.shape for array, leaf in arrays)
 
 
 def _family(dialect: Dialect) -> list[str]:

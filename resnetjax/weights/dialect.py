@@ -73,6 +73,7 @@ class Layout:
 
 
 ANY: tuple[Any, ...] = ()
+MAX_LISTED = 1000  # problems in one message: more arrays than ResNet-152 has
 
 
 @dataclass(frozen=True)
@@ -154,11 +155,14 @@ def entries(dialect: Dialect, config: ResNetConfig) -> dict[str, Entry]:
 def strip_root(dialect: Dialect, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The arrays by their names without the dialect's root prefix and without its counters."""
     counter = f".{dialect.counter}"
-    return {
-        name.removeprefix(dialect.root): array
+    kept = {
+        name: array
         for name, array in arrays.items()
         if not (dialect.counter and name.endswith(counter))
     }
+    # One that is there with and without the prefix keeps it, and so is unexpected.
+    plain = {name: name.removeprefix(dialect.root) for name in kept}
+    return {name if plain[name] in kept else plain[name]: array for name, array in kept.items()}
 
 
 def load_arrays(
@@ -178,12 +182,11 @@ def load_arrays(
         config: The net to fill.
         source: Named in errors.
         new_head: Leave the head out: it is not looked for, and theirs is not unexpected.
-        strict: Raise at the first sight of anything that does not fit, after all of it has been
-            looked at.
+        strict: Raise if anything does not fit, once all of it has been looked at.
 
     Raises:
         WeightsMismatch: Arrays are missing, unexpected or mis-shaped; all are listed, by both
-            names.
+            names, but for those beyond `MAX_LISTED`, which are counted.
     """
     expected = leaves(plan(config))
     named = entries(dialect, config)
@@ -210,7 +213,8 @@ def load_arrays(
     if problems and strict:
         raise WeightsMismatch(
             f"{source} does not fit (dialect {dialect.name}):\n"
-            + "\n".join(problems)
+            + "\n".join(problems[:MAX_LISTED])
+            + (f"\n  and {more} more" if (more := len(problems) - MAX_LISTED) > 0 else "")
             + "\nPass arch= or config= for another architecture, num_classes= for a new head, or "
             "strict=False to skip what does not fit (it lists what it skipped)."
         )

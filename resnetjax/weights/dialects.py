@@ -95,6 +95,7 @@ TIMM = Dialect(
         "norm": ("batch", "group"),
         "attention": ("none", "se", "eca"),
         "se_ratio": (1 / 16, 0.25),
+        "head_pool": ("average", "max"),
         "activation": ("relu", "gelu", "gelu_tanh", "silu"),
     },
 )
@@ -123,6 +124,7 @@ TIMM_V2 = Dialect(
         "shortcut": ("conv", "avg_conv"),
         "norm": ("batch", "group"),
         "weight_standardization_eps": (None, 1e-8),
+        "head_pool": ("average", "max"),
         "activation": ("relu", "gelu", "gelu_tanh", "silu"),
         "output_stride": (None, 8, 16, 32),
     },

@@ -1,11 +1,12 @@
 """Weight files of any format as named arrays; the content decides, never the file's extension."""
 
+import hashlib
 import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from resnetjax.weights import bounded_json, safetensors_file, torch_containers, 
 from resnetjax.weights.mapped import map_file
 
 MAX_SHARDS = 1000
+MAX_NAME = 1000
 
 # Where training programs keep the weights, as timm's load_state_dict looks for them.
 _AVERAGES = ("state_dict_ema", "model_ema")
@@ -50,12 +52,22 @@ class WeightFile:
         metadata: What the file holds beside the weights and without arrays, such as `epoch`; `ema`
             names the entry that a moving average was preferred from.
         paths: Of the files that were read; an index comes before its shards.
+        contents: The mapped files.
     """
 
     arrays: dict[str, np.ndarray]
     format: str
     metadata: dict[str, Any]
     paths: tuple[Path, ...]
+    contents: tuple[memoryview, ...] = field(repr=False)
+
+    def sha256(self) -> str:
+        """Digest of the file as it was read; of an index and its shards, that of their digests."""
+        digests = [hashlib.sha256(content) for content in self.contents]
+        if len(digests) == 1:
+            return digests[0].hexdigest()
+        joined = "".join(digest.hexdigest() for digest in digests)
+        return hashlib.sha256(joined.encode()).hexdigest()
 
 
 def read(path: str | os.PathLike[str]) -> WeightFile:
@@ -77,7 +89,7 @@ def read(path: str | os.PathLike[str]) -> WeightFile:
     with _naming(path):
         data = map_file(path)
         index = _index(data)
-        file = _read_one(path, data) if index is None else _read_shards(path, index)
+        file = _read_one(path, data) if index is None else _read_shards(path, data, index)
         return replace(file, arrays=_clean(file.arrays))
 
 
@@ -92,23 +104,24 @@ def _naming(path: Path) -> Iterator[None]:
 def _read_one(path: Path, data: memoryview) -> WeightFile:
     if safetensors_file.detect(data):
         arrays, metadata = safetensors_file.parse(data)
-        return WeightFile(arrays, "safetensors", dict(metadata), (path,))
+        return WeightFile(arrays, "safetensors", dict(metadata), (path,), (data,))
     if (kind := torch_containers.detect(data)) is not None:
         arrays, metadata = _state_dict(torch_file.parse(data, kind))
-        return WeightFile(arrays, kind, metadata, (path,))
+        return WeightFile(arrays, kind, metadata, (path,), (data,))
     ends = bytes(data[:64]) + bytes(data[-8:])
     found = (text for magic, text in _FOREIGN.items() if re.match(magic, ends))
     raise UnsupportedFile(f"no known weights: it is {next(found, f'unknown, {ends[:16]!r}')}")
 
 
 def _index(data: memoryview) -> dict[str, Any] | None:
-    if not bytes(data[:64]).lstrip().startswith(b"{"):
+    # The length that a safetensors file begins with can look like " {".
+    if safetensors_file.detect(data) or not bytes(data[:64]).lstrip().startswith(b"{"):
         return None
     index = bounded_json.loads(data, what="the index of shards")
     return index if type(index.get("weight_map")) is dict else None
 
 
-def _read_shards(path: Path, index: dict[str, Any]) -> WeightFile:
+def _read_shards(path: Path, data: memoryview, index: dict[str, Any]) -> WeightFile:
     listed: dict[str, set[str]] = {}
     for name, shard in index["weight_map"].items():
         if type(shard) is not str:
@@ -137,9 +150,9 @@ def _read_shards(path: Path, index: dict[str, Any]) -> WeightFile:
     if problems:
         raise CorruptFile("the shards contradict the index: " + "; ".join(problems))
     arrays = {name: array for file in files for name, array in file.arrays.items()}
-    return WeightFile(
-        arrays, files[0].format, merged, (path, *(path.parent / shard for shard in listed))
-    )
+    paths = (path, *(path.parent / shard for shard in listed))
+    contents = (data, *(content for file in files for content in file.contents))
+    return WeightFile(arrays, files[0].format, merged, paths, contents)
 
 
 def _state_dict(saved: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -185,6 +198,8 @@ def _numbers(value: Any) -> Any:
 
 
 def _clean(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    if long := next((name for name in arrays if len(name) > MAX_NAME), None):
+        raise CorruptFile(f"an array's name has {len(long):,} characters, more than {MAX_NAME:,}")
     names = {name: name for name in arrays if name.rpartition(".")[2] not in _COUNTERS}
     while prefix := next((prefix for prefix in _PREFIXES if _all_begin(names, prefix)), None):
         names = {name.removeprefix(prefix): original for name, original in names.items()}

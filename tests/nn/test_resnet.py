@@ -586,3 +586,31 @@ def test_eight_devices_give_the_logits_and_statistics_of_one(eight_devices, way)
 def test_without_an_axis_name_a_mapped_net_normalises_on_each_device(eight_devices):
     alone, whole = (np.array(eight_devices[way][0]) for way in ("per device", "jit"))
     assert np.abs(alone - whole).max() > 1e-2
+
+
+def test_frozen_may_be_a_list_but_no_string():
+    config = ResNetConfig(depths=(1, 1, 1, 1))
+    assert hash(ResNet(config, frozen=["stem"])) == hash(ResNet(config, frozen=("stem",)))
+    with pytest.raises(ConfigError, match="frozen='stem'"):
+        ResNet(config, frozen="stem")
+
+
+def test_a_net_whose_every_norm_is_frozen_trains_without_mutable_statistics():
+    config = ResNetConfig(depths=(1, 1), widths=(8, 8), strides=(1, 2), dilations=(1, 1))
+    frozen = ("stem", "stage1", "stage2")
+    images = jax.random.normal(jax.random.key(1), (2, 32, 32, 3))
+    model = ResNet(config, frozen=frozen)
+    variables = jax.jit(model.init)(jax.random.key(0), images)
+    found = model.apply(variables, images, train=True)
+    np.testing.assert_array_equal(found, model.apply(variables, images, train=False))
+
+
+def test_the_head_may_pool_by_the_greatest():
+    config = ResNetConfig(
+        depths=(1, 1), widths=(8, 8), strides=(1, 2), dilations=(1, 1), num_classes=0
+    )
+    images = jax.random.normal(jax.random.key(1), (2, 64, 64, 3))
+    model = ResNet(config.replace(head_pool="max"))
+    variables = jax.jit(model.init)(jax.random.key(0), images)
+    last = model.apply(variables, images, stages=("stage2",), method="features")["stage2"]
+    np.testing.assert_array_equal(model.apply(variables, images), last.max((1, 2)))

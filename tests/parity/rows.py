@@ -70,8 +70,8 @@ def _dilated(net: str, stride: Literal[8, 16], **fields: Any) -> Row:
     replaced = [False, stride == 8, True]
     config = ARCHITECTURES[net].replace(output_stride=stride)
     return _torchvision(
-        net, name=f"torchvision/{net}-os{stride}", arguments={"replace_stride_with_dilation": replaced},
-        arch=None, load={"config": config}, **fields,
+        net, name=f"torchvision/{net}-os{stride}", arch=None,
+        arguments={"replace_stride_with_dilation": replaced}, load={"config": config}, **fields,
     )  # fmt: skip
 
 
@@ -98,8 +98,9 @@ def _transformers(
 ) -> Row:
     arguments = {"num_labels": 1000, **fields.pop("arguments", {})}
     return Row(**{
-        "name": f"transformers/{name}", "framework": "transformers", "net": "ResNetForImageClassification",
-        "layout": layout, "arch": arch, "arguments": arguments, **fields,
+        "name": f"transformers/{name}", "framework": "transformers",
+        "net": "ResNetForImageClassification", "layout": layout, "arch": arch,
+        "arguments": arguments, **fields,
     })  # fmt: skip
 
 
@@ -165,7 +166,7 @@ ROWS: tuple[Row, ...] = (
     _timm("ecaresnet101d", short=_SHORT),
     _timm("ecaresnetlight"),
     _timm("ecaresnext26t_32x4d"),
-    # timm: anti-aliased; where an average pool replaces the stride, timm's shortcuts fit even sizes only
+    # timm: anti-aliased; where an average replaces the stride, timm's shortcuts fit even sizes only
     _timm("resnetblur18", layout="checkpoint"),
     _hidden("resnetblur50"),
     _hidden("resnetblur50d", small_px=(71, 71)),
@@ -218,7 +219,8 @@ ROWS: tuple[Row, ...] = (
     _transformers("resnet-50-file", arch="resnet50", layout="safetensors"),
     _transformers("resnet-50-legacy", arch="resnet50", layout="legacy", small_px=(71, 71)),
     _transformers("resnet-18", arch="resnet18", arguments=_BASIC),
-    _transformers("resnet-101", arch="resnet101", arguments={"depths": (3, 4, 23, 3)}, short=_SHORT),
+    _transformers("resnet-101", arch="resnet101", short=_SHORT, arguments={
+        "depths": (3, 4, 23, 3)}),
     _transformers("resnet-50-v1", arch="resnet50_v1", arguments={"downsample_in_bottleneck": True}),
     _transformers("first-stage", arguments={**_TINY, "downsample_in_first_stage": True}),
     _transformers("both-flags", arguments={

@@ -13,8 +13,8 @@ size of the norm's epsilon. The framework saves it, `rj.load` reads it, and both
 on a CPU. The numbers are the largest differences as shares of the spread max|f(x_i) - mean f| over
 the images: of the logits, and of the worst feature map, from `stem_conv` to the last. 1e-4 is
 allowed. The last column is a control: the same with a norm epsilon of 1e-6 where the net has 1e-5.
-"Told" rows were loaded with `arch=` or `config=`, for their files do not tell. In the same run every
-row is saved back by `rj.save`, loaded strictly by its framework, and compared bit by bit.
+"Told" rows were loaded with `arch=` or `config=`, for their files do not tell. In the same run
+every row is saved back by `rj.save`, loaded strictly by its framework, and compared bit by bit.
 
 {versions}
 """

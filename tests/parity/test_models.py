@@ -48,7 +48,7 @@ def compared(request, samples, parity_table, tmp_path_factory):
         layout=row.layout,
         size_px=original.images.shape[1:3],
         short=bool(row.depths(size)),
-        detected=f"{source.dialect}: {source.arch or 'no name'}{' (told)' if row.told(size) else ''}",
+        detected=f"{source.dialect}: {source.arch or 'no name'}" + " (told)" * bool(row.told(size)),
         errors=engine.errors(ours, original.outputs),
     )
     parity_table.append(entry)

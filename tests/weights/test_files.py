@@ -1,4 +1,5 @@
 import contextlib
+import hashlib
 import json
 import struct
 import time
@@ -318,3 +319,24 @@ def test_a_real_checkpoint_is_read(shared_weights, name, arrays, accuracy):
     assert len(file.arrays) == arrays
     assert file.arrays["linear.weight"].shape == (10, 64)
     assert file.metadata == {"best_prec1": pytest.approx(accuracy, abs=0.001)}
+
+
+def test_a_safetensors_file_whose_length_looks_like_json_is_read(tmp_path):
+    header = json.dumps({"x": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    header = header.ljust(0x7B20)  # little-endian: b" {"
+    content = len(header).to_bytes(8, "little") + header + b"\0\0\x80\x3f"
+    (tmp_path / "model.safetensors").write_bytes(content)
+    read = files.read(tmp_path / "model.safetensors")
+    assert read.arrays["x"].tolist() == [1.0]
+    assert read.sha256() == hashlib.sha256(content).hexdigest()
+
+
+def test_a_name_of_endless_prefixes_is_refused(tmp_path):
+    name = "module." * 40_000 + "x"
+    header = json.dumps({name: {"dtype": "F32", "shape": [], "data_offsets": [0, 4]}}).encode()
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    started = time.process_time()
+    with pytest.raises(CorruptFile, match="name has 280,001 characters"):
+        files.read(path)
+    assert time.process_time() - started < 1
