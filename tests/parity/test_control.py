@@ -59,6 +59,7 @@ FUNCTION = {
     "dilations": ((1, 1, 1, 2), (1, 1, 2)),
     "dilation_rule": ("undilated", "uniform"),
     "output_stride": (None, 8, 16),
+    "head_pool": ("max",),
     "shortcut": ("conv", "avg_conv"),
     "antialias": ("none", "blur", "average"),
     "activation": ("relu", "gelu", "gelu_tanh", "silu"),
