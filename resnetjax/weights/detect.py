@@ -8,24 +8,24 @@ architecture that fits, and is reported as an assumption.
 import fnmatch
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from resnetjax.config import ConvSite, ResNetConfig
+from resnetjax.config import ResNetConfig
 from resnetjax.errors import ConfigError, UnsupportedFile
 from resnetjax.measure import leaves
 from resnetjax.plan import plan
 from resnetjax.presets import ARCHITECTURES
 from resnetjax.weights.dialect import (
     Dialect,
-    base_config,
     entries,
     entry,
     inexpressible,
     strip_root,
 )
 from resnetjax.weights.dialects import DIALECTS
+from resnetjax.weights.probe import Probe
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,9 @@ def detect(
     Raises:
         UnsupportedFile: No dialect's names are among them.
     """
-    found: list[tuple[_Fit, _Probe, Detection]] = []
+    found: list[tuple[_Fit, Probe, Detection]] = []
     for dialect in DIALECTS.values():
-        probe = _Probe(dialect, strip_root(dialect, arrays))
+        probe = Probe(dialect, strip_root(dialect, arrays))
         config = probe.config() if known is None else probe.sized_like(known)
         if config is not None:
             detection = Detection(dialect, config, None, ())
@@ -122,7 +122,7 @@ def _nearest(arrays: Mapping[str, np.ndarray]) -> tuple[_Fit, Detection] | None:
     best, found = _Fit(0.5, 0, 0), None
     for dialect in DIALECTS.values():
         theirs = strip_root(dialect, arrays)
-        probe = _Probe(dialect, theirs)
+        probe = Probe(dialect, theirs)
         if not probe.depths(probe.skeleton()):
             continue
         for name in _family(dialect):
@@ -190,169 +190,3 @@ def _has_names(dialect: Dialect, config: ResNetConfig, theirs: Mapping[str, np.n
             if array is None or array.shape != wanted[path].shape:
                 return False
     return True
-
-
-class _Probe:
-    """Reads a config off the arrays of one dialect, by asking for ours under their names."""
-
-    def __init__(self, dialect: Dialect, theirs: Mapping[str, np.ndarray]) -> None:
-        self.dialect = dialect
-        self.theirs = theirs
-        self.hidden: set[str] = set()  # fields of VISIBLE that this dialect's names do not show
-
-    def array(self, path: str, kind: str, config: ResNetConfig) -> np.ndarray | None:
-        """Our array of this path, if theirs is there and has its rank."""
-        named = entry(self.dialect, path, kind, config)
-        if named is None or named.name not in self.theirs:
-            return None
-        return named.load(self.theirs[named.name])
-
-    def has(self, path: str, config: ResNetConfig) -> bool:
-        """Whether our array of this path is there, whatever its shape."""
-        kind = {"kernel": "conv", "scale": "scale", "bias": "bias", "mean": "mean"}[
-            path.rpartition("/")[2]
-        ]
-        named = entry(self.dialect, path, kind, config)
-        return named is not None and named.name in self.theirs
-
-    def classes(self, config: ResNetConfig) -> int:
-        """Outputs of the head, 0 without one."""
-        head = self.array("head/kernel", "dense", config)
-        return 0 if head is None else head.shape[1]
-
-    def sized_like(self, known: ResNetConfig) -> ResNetConfig:
-        """The net with the class count and input channels of these arrays."""
-        first = self.array("stem/conv1/kernel", "conv", known)
-        channels = {} if first is None or not first.size else {"in_channels": first.shape[2]}
-        return known.replace(num_classes=self.classes(known), **channels)
-
-    def config(self) -> ResNetConfig | None:
-        """The net of these arrays, as far as they tell; None if it cannot be of this dialect."""
-        for stem in ("conv7", "deep", "conv3"):
-            skeleton = self.skeleton(stem=stem)
-            first = self.array("stem/conv1/kernel", "conv", skeleton)
-            last = self.array("stem/conv3/kernel", "conv", skeleton) if stem == "deep" else first
-            if (
-                first is not None
-                and last is not None
-                and first.shape[0] == (7 if stem == "conv7" else 3)
-            ):
-                break
-        else:
-            return None
-        depths = self.depths(skeleton)
-        if not depths:
-            return None
-        found: dict[str, Any] = {
-            "in_channels": first.shape[2],
-            "stem_width": last.shape[3],
-            "num_classes": self.classes(skeleton),
-        }
-        if stem == "deep":
-            second = self.array("stem/conv2/kernel", "conv", skeleton)
-            equal = second is None or second.shape[3] == first.shape[3]
-            found["stem"] = "deep" if equal else "tiered"
-        else:
-            found["stem"] = stem
-        if stem == "conv3":
-            found["stem_pool"] = "none"
-        if self.has("stem/pool/conv/kernel", skeleton):
-            found["stem_pool"] = "conv"
-        try:
-            found |= self._stages(depths, skeleton)
-            base = base_config(self.dialect, depths, found["widths"])
-            return base.replace(**found)
-        except (ConfigError, _Absent, ZeroDivisionError):  # kernels without channels
-            return None
-
-    def skeleton(self, **fields: Any) -> ResNetConfig:
-        """A net just large enough to ask for names."""
-        pools = {"stem_pool": "none"} if fields.get("stem") == "conv3" else {}
-        plain = ResNetConfig(depths=(1, 1, 1, 1), num_classes=1)
-        return plain.replace(**{**self.dialect.base, "block": "bottleneck", **fields, **pools})
-
-    def depths(self, skeleton: ResNetConfig) -> tuple[int, ...]:
-        depths: list[int] = []
-        while (blocks := self._blocks(len(depths) + 1, skeleton)) > 0:
-            depths.append(blocks)
-        return tuple(depths)
-
-    def _blocks(self, stage: int, skeleton: ResNetConfig) -> int:
-        """Number of blocks of a stage; one whose every part is missing ends it."""
-        block = 0
-        parts = ("conv1/kernel", "conv2/kernel", "norm1/scale", "norm2/scale")
-        while any(self.has(f"stage{stage}_block{block + 1}/{part}", skeleton) for part in parts):
-            block += 1
-        return block
-
-    def _stages(self, depths: tuple[int, ...], skeleton: ResNetConfig) -> dict[str, Any]:
-        blocks, widths = [], []
-        for stage in range(1, len(depths) + 1):
-            third = self.array(f"stage{stage}_block1/conv3/kernel", "conv", skeleton)
-            second = self._kernel(f"stage{stage}_block1/conv2", skeleton)
-            blocks.append("basic" if third is None else "bottleneck")
-            widths.append(second.shape[3] if third is None else third.shape[3] // 4)
-        found: dict[str, Any] = {
-            "block": blocks[0] if len(set(blocks)) == 1 else tuple(blocks),
-            "widths": tuple(widths),
-            "norm": "batch" if self.has("stage1_block1/norm1/mean", skeleton) else "group",
-        }
-        for index, kind in enumerate(blocks, start=1):
-            conv1, conv2 = (self._kernel(f"stage{index}_block1/conv{n}", skeleton) for n in (1, 2))
-            found["reduce_first"] = max(conv2.shape[3] // conv1.shape[3], 1)
-            if kind == "bottleneck":
-                groups = conv1.shape[3] // conv2.shape[2]
-                found["groups"] = groups
-                found["group_width"] = conv2.shape[3] // groups * 64 // widths[index - 1]
-        if self.has("norm/scale", skeleton):
-            found |= {"order": "pre", "shortcut_norm": False}
-        found["conv_bias"] = self._bias_sites(skeleton)
-        found |= self._shortcuts(len(depths), skeleton)
-        return found | self._attention(len(depths), skeleton)
-
-    def _kernel(self, module: str, config: ResNetConfig) -> np.ndarray:
-        kernel = self.array(f"{module}/kernel", "conv", config)
-        if kernel is None:
-            raise _Absent
-        return kernel
-
-    def _bias_sites(self, skeleton: ResNetConfig) -> str | tuple[ConvSite, ...]:
-        places = {site: f"stage1_block1/{site}/bias" for site in ("conv1", "conv2", "conv3")}
-        places |= {"stem": "stem/conv1/bias", "shortcut": "stage2_block1/shortcut/conv/bias"}
-        sites = tuple(site for site in get_args(ConvSite) if self.has(places[site], skeleton))
-        return sites or "none"
-
-    def _shortcuts(self, stages: int, skeleton: ResNetConfig) -> dict[str, Any]:
-        """Which shortcut projects, and how; in which stage it first does depends on the net."""
-        for kind in ("conv", "avg_conv"):
-            config = skeleton.replace(shortcut=kind)
-            for stage in range(stages, 0, -1):
-                prefix = f"stage{stage}_block1/shortcut"
-                kernel = self.array(f"{prefix}/conv/kernel", "conv", config)
-                if kernel is None:
-                    continue
-                other = skeleton.replace(shortcut="avg_conv")
-                if (
-                    kind == "conv"
-                    and self.array(f"{prefix}/conv/kernel", "conv", other) is not None
-                ):
-                    self.hidden.add("shortcut")  # one name for both
-                normed = self.has(f"{prefix}/norm/scale", config)
-                return {
-                    "shortcut": kind,
-                    "shortcut_norm": normed,
-                    "shortcut_kernel": kernel.shape[0],
-                }
-        return {"shortcut": "pad"}
-
-    def _attention(self, stages: int, skeleton: ResNetConfig) -> dict[str, Any]:
-        prefix = f"stage{stages}_block1/attention"
-        reduce = self.array(f"{prefix}/reduce/kernel", "dense", skeleton)
-        if reduce is not None:
-            return {"attention": "se", "se_ratio": reduce.shape[1] / reduce.shape[0]}
-        eca = self.array(f"{prefix}/conv/kernel", "channel_conv", skeleton)
-        return {"attention": "none" if eca is None else "eca"}
-
-
-class _Absent(Exception):
-    """A kernel that every net has is not there."""

@@ -79,11 +79,6 @@ def read(path: str | os.PathLike[str]) -> WeightFile:
             justify.
         CorruptFile: It is truncated or contradicts itself; or a shard is missing or incomplete.
         OSError: There is no such file, or it cannot be read.
-
-    Example:
-        >>> weights = read("resnet50-0676ba61.pth")  # doctest: +SKIP
-        >>> weights.arrays["conv1.weight"].shape  # doctest: +SKIP
-        (64, 3, 7, 7)
     """
     path = Path(path)
     with _naming(path):

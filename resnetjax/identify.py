@@ -1,0 +1,104 @@
+"""What a weight file is, what goes in and what comes out; and what of that it leaves open."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from resnetjax import folders, presets
+from resnetjax.config import Labels, Preprocess, ResNetConfig
+from resnetjax.data import labels as label_sets
+from resnetjax.weights import dialects, files
+from resnetjax.weights.detect import Detection, detect
+
+
+def identify(
+    file: files.WeightFile,
+    described: folders.Description | None,
+    wanted: ResNetConfig | None,
+    *,
+    name: str,
+) -> tuple[Detection, tuple[str, ...]]:
+    """What a file is, with its own classes and channels, and what had to be assumed for it."""
+    averaged = file.metadata.get("ema")
+    assumed = [f"the weights are those of {averaged}, a moving average"] if averaged else []
+    known = wanted or (described.config if described else None)
+    seen = detect(file.arrays, source=name, known=known)
+    if known is not None:
+        seen = dataclasses.replace(seen, arch=folders.architecture_of(seen.config))
+        if wanted is None and described and described.arch:
+            seen = dataclasses.replace(seen, arch=described.arch)
+        return seen, tuple(assumed)
+    told: Any = file.metadata.get("arch")  # as PyTorch's ImageNet example and timm write it
+    if isinstance(told, str) and told in (seen.arch, *seen.alternatives):
+        sizes = {field: getattr(seen.config, field) for field in ("num_classes", "in_channels")}
+        config = presets.get(told).replace(**sizes)
+        return dataclasses.replace(seen, arch=told, config=config), tuple(assumed)
+    # No array tells of these, not even where only one architecture fits.
+    unseen = "strides, dilations, padding, pooling, activation and epsilon"
+    if seen.arch is None:
+        plain = (
+            f"a net of no known architecture, with the {unseen} of {seen.dialect.name}'s plainest"
+        )
+        assumed.append(f"{plain} (config= decides)")
+    else:
+        others = f"; the same arrays have {', '.join(seen.alternatives)}"
+        assumed.append(
+            f"architecture {seen.arch}, with its {unseen} (arch= or config= decides)"
+            + others * bool(seen.alternatives)
+        )
+    return seen, tuple(assumed)
+
+
+# By whether the stem is that of a net for CIFAR, and the number of classes.
+_KNOWN_LABELS = {
+    (False, 1000): "imagenet_1k",
+    (False, 1001): "imagenet_1k_background",
+    (True, 10): "cifar10",
+    (True, 100): "cifar100",
+}
+
+
+def preprocess_of(
+    found: Detection, described: folders.Description | None
+) -> tuple[Preprocess, tuple[str, ...]]:
+    """How images are prepared, and what had to be assumed for it."""
+    if described and described.preprocess:
+        return described.preprocess, ()
+    small = found.config.stem == "conv3"
+    dialect = dialects.AKAMASTER if small else found.dialect  # whose are the CIFAR nets
+    taken = with_channels(dialect.preprocess, found.config.in_channels)
+    who = f"images prepared as by {dialect.name} (preprocess= decides)"
+    return taken, (f"{who}: {_in_words(taken)}",)
+
+
+def labels_of(
+    found: Detection, described: folders.Description | None
+) -> tuple[Labels | None, tuple[str, ...]]:
+    """What the outputs mean, where that is known, and what had to be assumed for it."""
+    classes = found.config.num_classes
+    if described and described.labels and len(described.labels.names) == classes:
+        return described.labels, ()
+    known = _KNOWN_LABELS.get((found.config.stem == "conv3", classes))
+    if known is None:
+        return None, ()
+    return label_sets.get(known), (f"{classes} classes are those of {known} (labels= decides)",)
+
+
+def _in_words(preprocess: Preprocess) -> str:
+    height, width = preprocess.crop_px
+    resize = f"{preprocess.resize_mode} {preprocess.resize_px} {preprocess.interpolation}"
+    return f"{resize}, crop {height}x{width}, mean {preprocess.mean}, std {preprocess.std}"
+
+
+def with_channels(preprocess: Preprocess, channels: int) -> Preprocess:
+    """The preprocessing for a folded stem: grey gets the average, more channels repeat."""
+    if preprocess.channels == channels:
+        return preprocess
+    changes = {
+        name: (sum(values) / len(values),)
+        if channels == 1
+        else tuple(np.resize(values, channels).tolist())
+        for name, values in (("mean", preprocess.mean), ("std", preprocess.std))
+    }
+    return dataclasses.replace(preprocess, **changes, channel_order="rgb")
