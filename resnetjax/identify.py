@@ -42,7 +42,7 @@ def identify(
         )
         assumed.append(f"{plain} (config= decides)")
     else:
-        others = f"; the same arrays have {', '.join(seen.alternatives)}"
+        others = f"; these arrays fit {', '.join(seen.alternatives)} too"
         assumed.append(
             f"architecture {seen.arch}, with its {unseen} (arch= or config= decides)"
             + others * bool(seen.alternatives)

@@ -71,7 +71,8 @@ def _dilated(net: str, stride: Literal[8, 16], **fields: Any) -> Row:
     config = ARCHITECTURES[net].replace(output_stride=stride)
     return _torchvision(
         net, name=f"torchvision/{net}-os{stride}", arch=None,
-        arguments={"replace_stride_with_dilation": replaced}, load={"config": config}, **fields,
+        arguments={"replace_stride_with_dilation": replaced}, load={"config": config},
+        **{"small_px": (40, 57), **fields},
     )  # fmt: skip
 
 
@@ -85,7 +86,9 @@ def _timm(
 
 
 def _strided(net: str, stride: Literal[8, 16], **fields: Any) -> Row:
-    return _timm(net, suffix=f"-os{stride}", arguments={"output_stride": stride}, **fields)
+    """A timm net for segmentation; small, for its last stages are large."""
+    given = {"arguments": {"output_stride": stride}, "small_px": (40, 57), **fields}
+    return _timm(net, suffix=f"-os{stride}", **given)
 
 
 def _hidden(net: str, **fields: Any) -> Row:
@@ -182,17 +185,18 @@ ROWS: tuple[Row, ...] = (
     # timm: dilated, with other activations, with other inputs
     _strided("resnet18", 8),
     _strided("resnet26", 16),
-    _strided("resnet50", 8, small_px=(71, 71)),
+    _strided("resnet50", 8, small_px=(47, 47)),
     _strided("resnet50d", 8),
-    _strided("resnet50d", 16, small_px=(71, 71)),
-    _strided("resnetblur50d", 8, small_px=(71, 71)),
+    _strided("resnet50d", 16, small_px=(47, 47)),
+    _strided("resnetblur50d", 8, small_px=(47, 47)),
     _strided("resnetblur18", 16),
-    _strided("resnetaa50", 16, small_px=(64, 96)),
+    _strided("resnetaa50", 16, small_px=(32, 64)),
     _strided("seresnet50", 8),
     _timm("resnet18", suffix="-gelu", arguments={"act_layer": "gelu"}),
     _timm("resnet26d", suffix="-silu", arguments={"act_layer": "silu"}),
     _timm("resnet18d", suffix="-grey", arguments={"in_chans": 1, "num_classes": 10}),
     _timm("resnet26", suffix="-4channels", arguments={"in_chans": 4, "num_classes": 10}),
+    _timm("resnet18", suffix="-max", arguments={"global_pool": "max"}),
     # timm: v2
     _timm("resnetv2_18", layout="legacy"),
     _timm("resnetv2_18d"),
@@ -207,9 +211,10 @@ ROWS: tuple[Row, ...] = (
     _timm("resnetv2_152", short=_SHORT),
     _strided("resnetv2_18d", 16),
     _strided("resnetv2_50", 8),
-    _strided("resnetv2_50", 16, small_px=(71, 71)),
-    _strided("resnetv2_50d", 8, small_px=(71, 71)),
+    _strided("resnetv2_50", 16, small_px=(47, 47)),
+    _strided("resnetv2_50d", 8, small_px=(47, 47)),
     _timm("resnetv2_50", suffix="-gelu", arguments={"act_layer": "gelu"}),
+    _timm("resnetv2_18", suffix="-max", arguments={"global_pool": "max"}),
     _timm("resnetv2_50x1_bit", full=True),
     _timm("resnetv2_50x3_bit", short=(1, 1, 1, 1), load={"arch": "resnetv2_50x3_bit"}),
     _timm("resnetv2_101x1_bit", short=_SHORT, load={"arch": "resnetv2_101x1_bit"}),
