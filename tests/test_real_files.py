@@ -53,8 +53,8 @@ def test_a_published_checkpoint_needs_no_more_than_its_path(shared_weights, name
     assert (pre.source.format, pre.source.dialect) == ("torch-legacy", "akamaster")
     digest = CHECKPOINTS[name].partition("-")[2].removesuffix(".th")  # its author's, in its name
     assert pre.source.sha256.startswith(digest)
-    assert len(pre.source.assumptions) == 2
-    assert all(text in " ".join(pre.source.assumptions) for text in ("preprocess=", "labels="))
+    assert len(pre.source.assumptions) == 3
+    assert all(text in " ".join(pre.source.assumptions) for text in ("arch=", "preprocess=", "labels="))
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)

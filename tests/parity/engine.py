@@ -45,6 +45,7 @@ class Original:
     model: nn.Module
     images: np.ndarray
     outputs: Features
+    folder: Path
     path: Path
 
 
@@ -58,7 +59,7 @@ def make(row: Row, size: Size, photographs: list[Path], folder: Path) -> Origina
     settle(model, _to_torch(images))
     outputs = run_theirs(model, _to_torch(images))
     path = LAYOUTS[row.layout](model, row, folder)
-    return Original(row, size, model, images, outputs, path)
+    return Original(row, size, model, images, outputs, folder, path)
 
 
 def pictures(photographs: list[Path], size_px: tuple[int, int], channels: int) -> np.ndarray:

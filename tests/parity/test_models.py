@@ -1,5 +1,6 @@
 """Real nets, saved by their own frameworks, side by side with ours: `rows.py` lists them."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -38,7 +39,8 @@ class Compared:
 @pytest.fixture(scope="module")
 def compared(request, samples, parity_table, tmp_path_factory):
     row, size = request.param
-    original = engine.make(row, size, samples, tmp_path_factory.mktemp("net"))
+    folder = tmp_path_factory.mktemp("net")
+    original = engine.make(row, size, samples, folder)
     pretrained = engine.load(original)
     run = engine.runner(pretrained)
     ours = run(pretrained.variables, original.images)
@@ -54,6 +56,7 @@ def compared(request, samples, parity_table, tmp_path_factory):
     parity_table.append(entry)
     yield Compared(original, pretrained, run, ours, entry)
     jax.clear_caches()
+    shutil.rmtree(folder)  # pytest would keep the files of three runs: 100 GB
 
 
 @EVERY_CASE
@@ -88,8 +91,8 @@ def test_a_wrong_epsilon_would_show(compared):
 
 
 @EVERY_CASE
-def test_saved_back_it_is_bit_equal(compared, tmp_path):
-    saved = tmp_path / "back.safetensors"
+def test_saved_back_it_is_bit_equal(compared):
+    saved = compared.original.folder / "back.safetensors"
     rj.save(compared.pretrained, saved, dialect=compared.pretrained.source.dialect)
     back = engine.read_back(compared.original, saved)
     original = compared.original.model.state_dict()

@@ -294,11 +294,11 @@ MALICIOUS = {
     "pair-doubled-often": (zip_bytes(doubled(60)), "unsafe"),
     "tuple-of-great-depth": (zip_bytes(b")" + b"\x85" * 200_000), "unsafe"),
     "deep-shape": (
-        zip_bytes(tensor().replace(sequence(integer(2), integer(3)), b")" + b"\x85" * 300_000)),
+        zip_bytes(tensor().replace(sequence(integer(2), integer(3)), b")" + b"\x85" * 100_000)),
         "corrupt",
     ),
     "deep-storage-key": (
-        zip_bytes(tensor().replace(text("0"), b")" + b"\x85" * 300_000, 1)),
+        zip_bytes(tensor().replace(text("0"), b")" + b"\x85" * 100_000, 1)),
         "corrupt",
     ),
 }

@@ -164,14 +164,14 @@ REFUSED = {
         b"h\x02h\x00h\x01\x86R" * 3,
         CorruptFile,
     ),
-    "deep-key": (b"})" + b"\x85" * 300_000 + b"Ns", UnsupportedFile),
+    "deep-key": (b"})" + b"\x85" * 100_000 + b"Ns", UnsupportedFile),
     "colliding-keys": (
         b"}\x8a\x09" + (2**61 - 1 << 10).to_bytes(9, "little") + b"Ns",
         UnsupportedFile,
     ),
-    "deep-device": (b"ctorch\ndevice\n)" + b"\x85" * 300_000 + b"\x85R", CorruptFile),
+    "deep-device": (b"ctorch\ndevice\n)" + b"\x85" * 100_000 + b"\x85R", CorruptFile),
     "deep-counter": (
-        b"ccollections\nCounter\n](]()" + b"\x85" * 300_000 + b"Neee\x85R",
+        b"ccollections\nCounter\n](]()" + b"\x85" * 100_000 + b"Neee\x85R",
         CorruptFile,
     ),
     "structured-numpy-scalar": (b"cnumpy\ndtype\n(" + text("O8") + b"tR", UnsupportedFile),
