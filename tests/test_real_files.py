@@ -54,7 +54,9 @@ def test_a_published_checkpoint_needs_no_more_than_its_path(shared_weights, name
     digest = CHECKPOINTS[name].partition("-")[2].removesuffix(".th")  # its author's, in its name
     assert pre.source.sha256.startswith(digest)
     assert len(pre.source.assumptions) == 3
-    assert all(text in " ".join(pre.source.assumptions) for text in ("arch=", "preprocess=", "labels="))
+    assert all(
+        text in " ".join(pre.source.assumptions) for text in ("arch=", "preprocess=", "labels=")
+    )
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)

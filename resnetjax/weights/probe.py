@@ -156,12 +156,11 @@ class Probe:
                     and self.array(f"{prefix}/conv/kernel", "conv", other) is not None
                 ):
                     self.hidden.add("shortcut")  # one name for both
+                    # timm's v2 nets average in their shortcuts where the stem is deep, only there.
+                    kind = "avg_conv" if skeleton.stem == "deep" else "conv"
                 normed = self.has(f"{prefix}/norm/scale", config)
-                return {
-                    "shortcut": kind,
-                    "shortcut_norm": normed,
-                    "shortcut_kernel": kernel.shape[0],
-                }
+                size = kernel.shape[0]
+                return {"shortcut": kind, "shortcut_norm": normed, "shortcut_kernel": size}
         return {"shortcut": "pad"}
 
     def _attention(self, stages: int, skeleton: ResNetConfig) -> dict[str, Any]:

@@ -228,3 +228,11 @@ def test_numbers_in_names_with_leading_zeros_do_not_confuse_it():
     arrays = file_of(ARCHITECTURES["resnet18"], "torchvision")
     arrays["layer01.0.conv1.weight"] = np.zeros((64, 64, 3, 3), np.float32)
     assert detect(arrays, source="x").arch == "resnet18"
+
+
+@pytest.mark.parametrize("arch", ["resnetv2_50", "resnetv2_101d", "resnetv2_50t"])
+def test_an_unnamed_v2_net_has_the_shortcuts_of_those_with_its_stem(arch):
+    config = ARCHITECTURES[arch].replace(depths=(1, 2, 1, 1))
+    found = detect(file_of(config, "timm_v2"), source="x")
+    assert found.arch is None
+    assert found.config.shortcut == config.shortcut
