@@ -1,5 +1,6 @@
 """The README's own commands and snippets, run as they stand."""
 
+import json
 import re
 import shlex
 import shutil
@@ -81,3 +82,14 @@ def test_every_architecture_and_dialect_that_is_named_exists():
             assert name in rj.names(), name
         for dialect in re.findall(r"`(\w+)`", dialects):
             assert dialect in DIALECTS, dialect
+
+
+def test_the_measured_numbers_are_those_of_the_committed_results():
+    measured = README.read_text().split("## Measured")[1].split("## What it does not")[0]
+    result = json.loads((README.parent / "benchmarks/results/load-cpu.json").read_text())
+    assert f"{result['time_ratio']['median']:.2f} of its time" in measured
+    assert f"{result['extra_peak_over_file']['resnetjax']:.2f} times the file" in measured
+    assert f"{result['import_added_s']['median'] * 1e3:.1f} ms" in measured
+    parity = (README.parent / "docs/parity.md").read_text()
+    nets, logits = re.search(r"(\d+) nets in \d+ forms; worst logits (\S+)", parity).groups()
+    assert f"{nets}, logits within {logits} of their spread" in measured

@@ -7,7 +7,8 @@ from pathlib import Path
 
 HEADER = """# Parity with the real frameworks
 
-Written by `make parity-full`. The real framework builds each net; its weights are random, its
+Written by `RESNETJAX_PARITY_TABLE=docs/parity.md make parity`; `make parity-full` does the same with
+every net at full size too. The real framework builds each net; its weights are random, its
 statistics measured on {images} and disturbed, and an eighth of its channels have variances of the
 size of the norm's epsilon. The framework saves it, `rj.load` reads it, and both compute in float32
 on a CPU. The numbers are the largest differences as shares of the spread max|f(x_i) - mean f| over
