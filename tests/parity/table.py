@@ -7,15 +7,16 @@ from pathlib import Path
 
 HEADER = """# Parity with the real frameworks
 
-Written by `RESNETJAX_PARITY_TABLE=docs/parity.md make parity`; `make parity-full` does the same with
-every net at full size too. The real framework builds each net; its weights are random, its
+Written by `RESNETJAX_PARITY_TABLE=docs/parity.md make parity`; `make parity-full` does the same
+with every net at full size too. The real framework builds each net; its weights are random, its
 statistics measured on {images} and disturbed, and an eighth of its channels have variances of the
-size of the norm's epsilon. The framework saves it, `rj.load` reads it, and both compute in float32
-on a CPU. The numbers are the largest differences as shares of the spread max|f(x_i) - mean f| over
-the images: of the logits, and of the worst feature map, from `stem_conv` to the last. 1e-4 is
-allowed. The last column is a control: the same with a norm epsilon of 1e-6 where the net has 1e-5.
-"Told" rows were loaded with `arch=` or `config=`, for their files do not tell. In the same run
-every row is saved back by `rj.save`, loaded strictly by its framework, and compared bit by bit.
+size of the norm's epsilon. The framework saves it, `rj.load` reads it, and both compute in
+float32 on a CPU. The numbers are the largest differences as shares of the spread max|f(x_i) -
+mean f| over the images: of the logits, and of the worst feature map, from `stem_conv` to the
+last. 1e-4 is allowed. The last column is a control: the same with a norm epsilon of 1e-6 where
+the net has 1e-5. "Told" rows were loaded with `arch=` or `config=`, for their files do not tell.
+In the same run every row is saved back by `rj.save`, loaded strictly by its framework, and
+compared bit by bit.
 
 {versions}
 """
