@@ -37,8 +37,32 @@ class BadImage(ResNetJAXError, ValueError):
     """An image cannot be decoded, or is refused before decoding (format, number of pixels)."""
 
 
+class MissingExtra(ResNetJAXError, ImportError):
+    """An optional package is not installed; the message says which extra to install."""
+
+
+class DataCorrupt(ResNetJAXError, ValueError):
+    """More images could not be read than a run puts up with; the message lists the first."""
+
+
+class DataStalled(ResNetJAXError, RuntimeError):
+    """Training data does not come: a reading worker hangs, or dies again and again."""
+
+
 class BatchNormError(ResNetJAXError, ValueError):
     """`train=True` was asked for without `mutable=["batch_stats"]`."""
+
+
+class NonFinite(ResNetJAXError, FloatingPointError):
+    """A value that must be finite is NaN or infinite; the message names where."""
+
+
+class SaveFailed(ResNetJAXError, OSError):
+    """A checkpoint could not be written; what was saved before is untouched."""
+
+
+class CheckpointCorrupt(ResNetJAXError, ValueError):
+    """Checkpoints are there and none can be trusted; the message lists each and why."""
 
 
 class AssumptionWarning(UserWarning):

@@ -1,6 +1,7 @@
 """Frozen dataclasses checked against their own annotations, and built from JSON."""
 
 import dataclasses
+import functools
 import sys
 from collections.abc import Mapping
 from types import UnionType
@@ -12,7 +13,7 @@ T = TypeVar("T")
 
 
 def construct(cls: type[T], values: Mapping[str, Any]) -> T:
-    """An instance of a frozen dataclass from JSON values; lists become tuples.
+    """An instance of a frozen dataclass from JSON values; lists become tuples, objects dataclasses.
 
     Raises:
         ConfigError: A field is unknown, missing or not allowed.
@@ -29,7 +30,14 @@ def construct(cls: type[T], values: Mapping[str, Any]) -> T:
     missing = [name for name in required if name not in values]
     if missing:
         raise ConfigError(f"{cls.__name__} needs {', '.join(missing)}")
-    return cls(**{name: _tuples(value) for name, value in values.items()})
+    hints = _hints_of(cls)
+    return cls(**{name: _build(value, hints[name]) for name, value in values.items()})
+
+
+def _build(value: Any, hint: Any) -> Any:
+    options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    kinds = [option for option in options if dataclasses.is_dataclass(option)]
+    return construct(kinds[0], value) if kinds and isinstance(value, Mapping) else _tuples(value)
 
 
 def _tuples(value: Any) -> Any:
@@ -52,13 +60,14 @@ def check_types(owner: Any) -> None:
     Raises:
         ConfigError: Naming field, value and allowed values.
     """
-    hints = _HINTS.get(type(owner)) or _HINTS.setdefault(type(owner), get_type_hints(type(owner)))
-    for name, hint in hints.items():
+    for name, hint in _hints_of(type(owner)).items():
         if not _fits(getattr(owner, name), hint):
             require(owner, name, False, _describe(hint))
 
 
-_HINTS: dict[type, dict[str, Any]] = {}
+@functools.cache
+def _hints_of(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls)
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -1,0 +1,127 @@
+"""Training's view of one image, on the host: decoded, cropped, resized and mirrored as uint8."""
+
+import math
+from typing import TypeAlias
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from resnetjax.config import Preprocess
+from resnetjax.data.augmentation import Augmentation
+from resnetjax.data.preprocess import crop, decode
+
+try:
+    import simplejpeg  # the same pixels as Pillow's, in three quarters of the time
+except ImportError:
+    simplejpeg = None
+
+Pixels: TypeAlias = UInt8[np.ndarray, "height width channels"]
+Box: TypeAlias = tuple[int, int, int, int]
+"""Left, top, right and bottom, as Pillow has it."""
+
+
+def training_view(
+    source: bytes | np.ndarray,
+    rng: np.random.Generator,
+    *,
+    augmentation: Augmentation,
+    preprocess: Preprocess,
+    edge_px: int,
+) -> Pixels:
+    """One training image of `edge_px` x `edge_px`, red first.
+
+    Args:
+        source: An encoded image, or uint8[height, width, channels].
+        rng: Draws box and flip.
+        augmentation: What is drawn.
+        preprocess: Number of channels; with `crop="none"` the resize and the crop as well.
+        edge_px: Height and width.
+
+    Raises:
+        BadImage: It cannot be decoded.
+    """
+    if augmentation.crop == "none":
+        pixels = crop(decode(source, channels=preprocess.channels), preprocess)
+    else:
+        pixels = _decode(source, preprocess.channels)
+        if augmentation.crop == "pad":
+            pixels = _padded_crop(pixels, rng, augmentation.crop_padding, edge_px)
+        else:
+            box = random_box(rng, *pixels.shape[:2], augmentation=augmentation)
+            pixels = resized(pixels, box, edge_px, augmentation.interpolation)
+    if augmentation.flip and rng.random() < 0.5:
+        pixels = pixels[:, ::-1]
+    return pixels
+
+
+def random_box(
+    rng: np.random.Generator, height: int, width: int, *, augmentation: Augmentation
+) -> Box:
+    """A box of random area and ratio, as torchvision's `RandomResizedCrop.get_params` draws it.
+
+    After ten draws that do not fit, the largest centred box of an allowed ratio.
+    """
+    low, high = augmentation.crop_ratio
+    for _ in range(10):
+        area = height * width * rng.uniform(*augmentation.crop_area)
+        ratio = math.exp(rng.uniform(math.log(low), math.log(high)))
+        box_width, box_height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < box_width <= width and 0 < box_height <= height:
+            top = int(rng.integers(height - box_height + 1))
+            left = int(rng.integers(width - box_width + 1))
+            return left, top, left + box_width, top + box_height
+    ratio = width / height
+    box_width = width if ratio <= high else round(height * high)
+    box_height = height if ratio >= low else round(width / low)
+    left, top = (width - box_width) // 2, (height - box_height) // 2
+    return left, top, left + box_width, top + box_height
+
+
+def resized(pixels: Pixels, box: Box, edge_px: int, interpolation: str) -> Pixels:
+    """A box of an image, resized with antialiasing to `edge_px` x `edge_px`, as Pillow does it."""
+    left, top, right, bottom = box
+    part = pixels[top:bottom, left:right]
+    if part.shape[2] == 1:
+        part = part[..., 0]
+    image = Image.fromarray(np.ascontiguousarray(part))
+    image = image.resize((edge_px, edge_px), Image.Resampling[interpolation.upper()])
+    return np.asarray(image).reshape(edge_px, edge_px, pixels.shape[2])
+
+
+def _padded_crop(pixels: Pixels, rng: np.random.Generator, padding: int, edge_px: int) -> Pixels:
+    height, width, channels = pixels.shape
+    wide = np.zeros((height + 2 * padding, width + 2 * padding, channels), np.uint8)
+    wide[padding : padding + height, padding : padding + width] = pixels
+    top, left = (
+        int(rng.integers(max(edge + 2 * padding - edge_px, 0) + 1)) for edge in (height, width)
+    )
+    view = wide[top : top + edge_px, left : left + edge_px]
+    if view.shape[:2] != (edge_px, edge_px):
+        raise ValueError(
+            f"{height}x{width} pixels, padded by {padding}, hold no crop of {edge_px}x{edge_px}"
+        )
+    return view
+
+
+def _decode(source: bytes | np.ndarray, channels: int) -> Pixels:
+    if isinstance(source, np.ndarray) and source.ndim == 3 and source.shape[2] == channels:
+        return source
+    if simplejpeg is not None and isinstance(source, bytes) and channels == 3:
+        pixels = _decode_jpeg(source)
+        if pixels is not None:
+            return pixels
+    image = decode(source, channels=channels)
+    return np.asarray(image).reshape(image.height, image.width, channels)
+
+
+def _decode_jpeg(source: bytes) -> Pixels | None:
+    """The pixels of an ordinary, whole JPEG file; None leaves all others to Pillow."""
+    assert simplejpeg is not None
+    try:
+        _, _, colors, _ = simplejpeg.decode_jpeg_header(source)
+        if colors not in ("YCbCr", "Gray"):
+            return None
+        return simplejpeg.decode_jpeg(source, "RGB", fastdct=False, fastupsample=False)
+    except ValueError:
+        return None

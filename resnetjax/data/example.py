@@ -1,0 +1,59 @@
+"""What every data set gives: examples by number."""
+
+import operator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Example:
+    """An image and its class, not yet decoded.
+
+    Attributes:
+        image: The bytes of a JPEG, PNG or WEBP file, or uint8[height, width, channels].
+        label: The class, from 0.
+        name: What an error message calls it: a path, or "train-00012.tar:n01440764_10026.JPEG".
+    """
+
+    image: bytes | np.ndarray
+    label: int
+    name: str
+
+
+class Dataset(Protocol):
+    """Examples in a fixed order, read at random by any thread.
+
+    Pickled, a data set carries its index but neither open files nor their content: each process
+    opens what it reads.
+    """
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The name of every class, in the order of the labels; empty where they are unknown."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Example:
+        """One example.
+
+        Raises:
+            IndexError: The index is below 0 or not below the length.
+            BadImage: The file of this example cannot be read.
+            CorruptFile: This example is damaged; the message names it.
+        """
+        ...
+
+
+def checked_index(index: int, length: int) -> int:
+    """The index as an `int`.
+
+    Raises:
+        IndexError: It is below 0 or not below the length.
+    """
+    index = operator.index(index)
+    if not 0 <= index < length:
+        raise IndexError(f"example {index} of {length}")
+    return index

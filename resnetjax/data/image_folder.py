@@ -1,0 +1,75 @@
+"""A folder of images for each class, in the order of torchvision's `ImageFolder`."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from resnetjax.data.example import Example, checked_index
+from resnetjax.errors import BadImage, UnsupportedFile
+
+# torchvision/datasets/folder.py: IMG_EXTENSIONS. What resnetjax does not decode is listed too, for
+# the numbers to agree, and is a BadImage when it is decoded.
+_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+
+
+def is_image(name: str) -> bool:
+    """Whether a file of this name counts as an image."""
+    return name.lower().endswith(_EXTENSIONS)
+
+
+class ImageFolder:
+    """The images below each sub-folder of a folder; the sub-folders are the classes.
+
+    Classes and files have the order of torchvision/datasets/folder.py (`find_classes` and
+    `make_dataset`): sorted by code point, files of sub-folders after those of the folder itself.
+
+    Raises:
+        UnsupportedFile: There are no class folders, or some have no images.
+    """
+
+    def __init__(self, root: Path) -> None:
+        with os.scandir(root) as entries:
+            self.class_names = tuple(sorted(entry.name for entry in entries if entry.is_dir()))
+        if not self.class_names:
+            raise UnsupportedFile(f"{root} has no sub-folders, which would be the classes")
+        self._root = os.fspath(root)
+        files, labels, empty = [], [], []
+        for label, name in enumerate(self.class_names):
+            found = _images_below(os.path.join(self._root, name))
+            files += found
+            labels += [label] * len(found)
+            if not found:
+                empty.append(name)
+        if empty:
+            listed = ", ".join(empty[:10]) + (", ..." if len(empty) > 10 else "")
+            raise UnsupportedFile(
+                f"{root}: there are no images in {listed}, of {len(self.class_names)} class "
+                f"folders: an image ends with {' '.join(_EXTENSIONS)}"
+            )
+        # One array for all: a million strings would be copied into every forked worker.
+        start = len(os.fsencode(os.path.join(self._root, "")))
+        self._files = np.array([os.fsencode(file)[start:] for file in files])
+        self._labels = np.array(labels, np.int32)
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, index: int) -> Example:
+        index = checked_index(index, len(self))
+        path = os.path.join(self._root, os.fsdecode(bytes(self._files[index])))
+        try:
+            with open(path, "rb") as file:
+                image = file.read()
+        except OSError as error:
+            raise BadImage(f"{path}: {error.strerror}") from error
+        return Example(image=image, label=int(self._labels[index]), name=path)
+
+
+def _images_below(folder: str) -> list[str]:
+    return [
+        os.path.join(parent, name)
+        for parent, _, names in sorted(os.walk(folder, followlinks=True))
+        for name in sorted(names)
+        if is_image(name)
+    ]
