@@ -1,5 +1,6 @@
 """Thin linen modules, one for each entry of a plan: they own parameters and call `functions`."""
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,11 +24,13 @@ class Mode:
         dtype: Of the activations and of the arithmetic on them; parameters and statistics stay
             float32.
         axis_name: A mapped axis over which batch statistics are averaged.
+        norm_batch: Examples that share batch statistics; None is all of them.
     """
 
     train: bool
     dtype: Any
     axis_name: str | None
+    norm_batch: int | None
 
 
 class Convolution(nn.Module):
@@ -71,14 +74,19 @@ class Normalization(nn.Module):
             return functions.group_normalize(x, scale, bias, norm.groups, norm.eps, mode.dtype)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
-        mean, var = running_mean.value, running_var.value
-        if mode.train:
-            mean, var = functions.batch_statistics(x, mode.axis_name)
-            if not self.is_initializing():
-                for running, now in ((running_mean, mean), (running_var, var)):
-                    moved = norm.decay * running.value + (1 - norm.decay) * now
-                    running.value = moved.astype(running.value.dtype)
-        return functions.normalize(x, mean, var, scale, bias, norm.eps, mode.dtype)
+        if not mode.train:
+            mean, var = running_mean.value, running_var.value
+            return functions.normalize(x, mean, var, scale, bias, norm.eps, mode.dtype)
+        parts = x.reshape(-1, mode.norm_batch or x.shape[0], *x.shape[1:])
+        run = functools.partial(
+            functions.batch_normalize, eps=norm.eps, axis_name=mode.axis_name, dtype=mode.dtype
+        )
+        normalized, means, variances = jax.vmap(run, (0, None, None))(parts, scale, bias)
+        if not self.is_initializing():
+            for running, now in ((running_mean, means), (running_var, variances)):
+                moved = norm.decay * running.value + (1 - norm.decay) * now.mean(0)
+                running.value = moved.astype(running.value.dtype)
+        return normalized.reshape(x.shape)
 
 
 class Dense(nn.Module):

@@ -29,10 +29,12 @@ class ResNet(nn.Module):
         remat: Recompute each block's activations in the backward pass in place of keeping them.
         frozen: Parts ("stem", "stage1", ..., "norm") that behave as with `train=False` even in
             training: they neither use nor move batch statistics, and drop nothing. Their parameters
-                are the optimiser's
-            affair.
+            are the optimiser's affair.
         axis_name: A mapped axis (`pmap`, `shard_map`) over which batch statistics are averaged.
             Under `jit`, sharded or not, statistics are global without it.
+        norm_batch: Examples over which batch norm takes its statistics in training, in the order of
+            the batch; None takes all of them. The batch over the number of devices gives per-device
+            statistics under `jit`. The running statistics move by the mean over these parts.
 
     Example:
         >>> import jax
@@ -48,6 +50,7 @@ class ResNet(nn.Module):
     remat: bool = False
     frozen: Sequence[str] = ()
     axis_name: str | None = None
+    norm_batch: int | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.frozen, str):
@@ -137,7 +140,8 @@ class ResNet(nn.Module):
         return {"logits": x}
 
     def _mode(self, part: str, train: bool) -> Mode:
-        return Mode(train and part not in self.frozen, self.dtype, self.axis_name)
+        training = train and part not in self.frozen
+        return Mode(training, self.dtype, self.axis_name, self.norm_batch)
 
     def _check(self, images: Images, train: bool, wanted: tuple[str, ...] | None) -> None:
         expected = self.config.in_channels
@@ -145,6 +149,11 @@ class ResNet(nn.Module):
             raise ConfigError(
                 f"images of shape {images.shape} do not fit: "
                 f"expected (batch, height, width, {expected})"
+            )
+        if train and self.norm_batch and len(images) % self.norm_batch:
+            raise ConfigError(
+                f"norm_batch={self.norm_batch} is not allowed: "
+                f"use a divisor of the batch, which is {len(images)}"
             )
         names = [info.name for info in self.feature_info]
         for field, asked, allowed in (

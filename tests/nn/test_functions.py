@@ -1,5 +1,6 @@
 """The arithmetic against loops in NumPy and numbers published or worked out by hand."""
 
+import functools
 import itertools
 import math
 
@@ -200,9 +201,15 @@ def test_pools_keep_bfloat16():
 # Norms.
 
 
+def batch_normalize(x, scale=None, bias=None, *, eps=1e-5, axis_name=None, dtype=None):
+    ones, zeros = jnp.ones(x.shape[-1]), jnp.zeros(x.shape[-1])
+    scale, bias = ones if scale is None else scale, zeros if bias is None else bias
+    return functions.batch_normalize(x, scale, bias, eps, axis_name, dtype or x.dtype)
+
+
 def test_batch_statistics_are_the_mean_and_the_biased_variance_of_each_channel():
     x = images(3, 4, 5, 6) * 3 + 1
-    mean, var = functions.batch_statistics(jnp.asarray(x), None)
+    _, mean, var = batch_normalize(jnp.asarray(x))
     flat = x.reshape(-1, 6).astype(np.float64)
     np.testing.assert_allclose(mean, flat.mean(0), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(var, flat.var(0, ddof=0), rtol=1e-5)
@@ -211,41 +218,99 @@ def test_batch_statistics_are_the_mean_and_the_biased_variance_of_each_channel()
 @pytest.mark.parametrize("value", [0.1, 1000.3, -12345.678])
 def test_the_variance_of_a_constant_channel_is_never_negative(value):
     # E[x^2] - E[x]^2 in float32 may round below zero, of which a square root would be NaN.
-    x = jnp.full((4, 7, 7, 2), value, jnp.float32)
-    mean, var = functions.batch_statistics(x, None)
+    out, _, var = batch_normalize(jnp.full((4, 7, 7, 2), value, jnp.float32))
     assert (np.asarray(var) >= 0).all()
-    ones = jnp.ones(2)
-    out = functions.normalize(x, mean, var, ones, ones, 1e-5, jnp.float32)
     assert np.isfinite(np.asarray(out)).all()
 
 
 def test_the_gradient_through_the_variance_of_a_constant_channel_is_finite():
-    def loss(x):
-        mean, var = functions.batch_statistics(x, None)
-        return functions.normalize(x, mean, var, jnp.ones(1), jnp.ones(1), 1e-5, x.dtype).sum()
-
-    gradient = jax.grad(loss)(jnp.full((2, 3, 3, 1), 0.1))
-    assert np.isfinite(np.asarray(gradient)).all()
+    x = jnp.full((2, 3, 3, 1), 0.1)
+    gradient = jax.grad(lambda x: (batch_normalize(x)[0] * jnp.arange(18.0).reshape(x.shape)).sum())
+    assert np.isfinite(np.asarray(gradient(x))).all()
 
 
 def test_statistics_of_bfloat16_activations_are_summed_in_float32():
     # 4096 ones and a channel of 1 + 1/128: bfloat16 sums would stop at 256.
     channels = jnp.array([1, 1 + 1 / 128], jnp.bfloat16).reshape(1, 1, 1, 2)
-    x = jnp.broadcast_to(channels, (1, 64, 64, 2))
-    mean, var = functions.batch_statistics(x, None)
+    out, mean, var = batch_normalize(jnp.broadcast_to(channels, (1, 64, 64, 2)))
+    assert out.dtype == jnp.bfloat16
     assert mean.dtype == var.dtype == jnp.float32
     np.testing.assert_allclose(mean, [1, 1 + 1 / 128], rtol=1e-6)
 
 
 def test_statistics_over_a_mapped_axis_are_those_of_the_whole():
     x = jnp.asarray(images(4, 3, 5, 5, 2))
-    split = jax.vmap(lambda part: functions.batch_statistics(part, "devices"), axis_name="devices")(
-        x
-    )
-    whole = functions.batch_statistics(x.reshape(12, 5, 5, 2), None)
-    for parts, expected in zip(split, whole, strict=True):
+    split = jax.vmap(lambda part: batch_normalize(part, axis_name="devices"), axis_name="devices")
+    out, *statistics = split(x)
+    whole, *expected = batch_normalize(x.reshape(12, 5, 5, 2))
+    for parts, one in zip(statistics, expected, strict=True):
         for part in parts:
-            np.testing.assert_allclose(part, expected, rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(part, one, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(out.reshape(whole.shape), whole, rtol=1e-5, atol=1e-5)
+
+
+def plain_batch_norm(x, scale, bias, eps):
+    mean = x.mean((0, 1, 2), keepdims=True)
+    var = jnp.square(x - mean).mean((0, 1, 2), keepdims=True)
+    over = (1, 1, 1, -1)
+    return (x - mean) / jnp.sqrt(var + eps) * scale.reshape(over) + bias.reshape(over)
+
+
+def norm_arguments() -> tuple[np.ndarray, ...]:
+    """Activations off centre, scale, bias, and a cotangent without structure, in float64."""
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((4, 3, 5, 6)) * rng.uniform(0.01, 3, 6) + rng.standard_normal(6)
+    return x, rng.standard_normal(6), rng.standard_normal(6), rng.standard_normal(x.shape)
+
+
+@pytest.mark.parametrize("eps", [1e-5, 0.5])
+def test_the_written_derivative_is_that_of_the_plain_formula(eps):
+    with jax.enable_x64(True):
+        x, scale, bias, cotangent = map(jnp.asarray, norm_arguments())
+        found, pull = jax.vjp(lambda *a: batch_normalize(*a, eps=eps)[0], x, scale, bias)
+        expected, pull_plain = jax.vjp(lambda *a: plain_batch_norm(*a, eps), x, scale, bias)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+        for gradient, plain in zip(pull(cotangent), pull_plain(cotangent), strict=True):
+            np.testing.assert_allclose(gradient, plain, rtol=1e-12, atol=1e-12)
+
+
+def test_the_derivative_over_a_mapped_axis_is_that_of_the_whole_batch():
+    # Each part sees its share of the loss; what it gives to scale and bias is summed afterwards.
+    with jax.enable_x64(True):
+        x, scale, bias, cotangent = map(jnp.asarray, norm_arguments())
+        whole = jax.vjp(lambda *a: batch_normalize(*a)[0], x, scale, bias)[1](cotangent)
+
+        def part(x, cotangent):
+            run = functools.partial(batch_normalize, axis_name="devices")
+            return jax.vjp(lambda *a: run(*a)[0], x, scale, bias)[1](cotangent)
+
+        split = jax.vmap(part, axis_name="devices")(
+            x.reshape(2, 2, 3, 5, 6), cotangent.reshape(2, 2, 3, 5, 6)
+        )
+        np.testing.assert_allclose(split[0].reshape(x.shape), whole[0], rtol=1e-12, atol=1e-12)
+        for parts, expected in zip(split[1:], whole[1:], strict=True):
+            np.testing.assert_allclose(parts.sum(0), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_mean_and_variance_pass_no_gradient_on():
+    x = jnp.asarray(images(2, 3, 3, 2))
+    gradient = jax.grad(lambda x: sum(s.sum() for s in batch_normalize(x)[1:]))(x)
+    np.testing.assert_array_equal(gradient, np.zeros(x.shape))
+
+
+def test_gradients_of_bfloat16_activations_are_bfloat16_and_those_of_parameters_float32():
+    x, scale, bias, cotangent = (jnp.asarray(a, jnp.float32) for a in norm_arguments())
+    out, pull = jax.vjp(
+        lambda *a: batch_normalize(*a, dtype=jnp.bfloat16)[0], x.astype(jnp.bfloat16), scale, bias
+    )
+    found = pull(cotangent.astype(jnp.bfloat16))
+    exact = jax.vjp(lambda *a: plain_batch_norm(*a, 1e-5), x, scale, bias)[1](cotangent)
+    assert out.dtype == jnp.bfloat16
+    assert [g.dtype for g in found] == [jnp.bfloat16, jnp.float32, jnp.float32]
+    for gradient, expected in zip(found, exact, strict=True):
+        # bfloat16 has 8 bits; channel 0's values differ by the tenth part of their mean
+        spread = np.abs(expected).max()
+        np.testing.assert_allclose(gradient.astype(jnp.float32), expected, atol=0.04 * spread)
 
 
 def test_normalize_divides_by_the_root_of_variance_plus_epsilon():
