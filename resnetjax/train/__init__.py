@@ -1,0 +1,1 @@
+"""Training: recipe, optimiser, step, loop, sharding and checkpoints."""
