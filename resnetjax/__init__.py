@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from resnetjax.config import Labels, Preprocess, ResNetConfig
+    from resnetjax.infer.export import export
     from resnetjax.infer.features import features
     from resnetjax.infer.predict import Prediction, predict
     from resnetjax.nn.resnet import ResNet
@@ -30,6 +31,7 @@ _HOMES = {
     "ResNetConfig": "config",
     "Source": "pretrained",
     "create": "zoo",
+    "export": "infer.export",
     "features": "infer.features",
     "load": "zoo",
     "names": "presets",
@@ -46,6 +48,7 @@ __all__ = [
     "ResNetConfig",
     "Source",
     "create",
+    "export",
     "features",
     "load",
     "names",
