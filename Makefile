@@ -1,10 +1,11 @@
 # Every command sets up what it needs: Python 3.11 or newer and make are enough to begin with.
 
 PYTHON ?= python3
+JOBS ?= 2
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-network parity parity-env parity-full lint types format clean distclean
+.PHONY: help demo test faults test-slow test-network parity parity-env parity-full lint types format clean distclean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -13,7 +14,10 @@ demo: .venv/demo.stamp ## show what the package does, in about a minute
 	@.venv/bin/python scripts/demo.py
 
 test: .venv/dev.stamp ## the tests and the docstrings' examples
-	@.venv/bin/pytest --doctest-modules tests resnetjax
+	@.venv/bin/pytest -n $(JOBS) --dist loadfile --doctest-modules tests resnetjax
+
+faults: .venv/dev.stamp ## training killed, stopped and corrupted, many times over
+	@.venv/bin/pytest -m faults
 
 test-slow: .venv/dev.stamp ## the tests that take minutes
 	@.venv/bin/pytest -m slow
@@ -69,7 +73,7 @@ distclean: clean ## remove the environments as well
 	$(call create,.venv-parity)
 	@.venv-parity/bin/python $(PIP_INSTALL) torch==2.13.0
 	@.venv-parity/bin/python $(PIP_INSTALL) --no-deps torchvision==0.28.0 timm==1.0.31
-	@.venv-parity/bin/python $(PIP_INSTALL) transformers==5.23.0 pyyaml huggingface_hub -e ".[test]"
+	@.venv-parity/bin/python $(PIP_INSTALL) transformers==5.23.0 pyyaml huggingface_hub simplejpeg -e ".[test]"
 	@touch $@
 
 define create

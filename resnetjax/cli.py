@@ -5,7 +5,7 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,16 +23,24 @@ Images = Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar
 Name = Annotated[str | None, tyro.conf.arg(metavar="NAME")]
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line: exit code 2 and one message on stderr for bad input."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     warnings.showwarning = _show_warning
     warnings.simplefilter("always", AssumptionWarning)
     _make_streams_safe()
     verbs = {"names": names, "info": info, "convert": convert, "predict": predict}
     try:
-        code = tyro.extras.subcommand_cli_from_dict(
-            verbs, prog="resnetjax", description=_ABOUT, config=(tyro.conf.FlagCreatePairsOff,)
-        )
+        if arguments[:1] in (["train"], ["evaluate"]):
+            code = _run_training(arguments)
+        else:
+            code = tyro.extras.subcommand_cli_from_dict(
+                {**verbs, "train": train, "evaluate": evaluate},
+                prog="resnetjax",
+                description=_ABOUT,
+                args=arguments,
+                config=(tyro.conf.FlagCreatePairsOff,),
+            )
         sys.stdout.flush()
     except BrokenPipeError:  # the reader has seen enough: `resnetjax names | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -46,6 +54,23 @@ def main() -> None:
 
 
 _ABOUT = "ResNets in JAX: read PyTorch weights, convert them, and put them to use."
+
+
+def train() -> int:
+    """Train a net as a recipe says, or go on with a run: `resnetjax train RECIPE.py --help`."""
+    raise AssertionError("the recipe's fields are flags, so it is parsed on its own")
+
+
+def evaluate() -> int:
+    """Score a net on a data set: `resnetjax evaluate --help`."""
+    raise AssertionError("it is parsed with training")
+
+
+def _run_training(arguments: Sequence[str]) -> int:
+    from resnetjax.train import command
+
+    verbs = {"train": command.train_command, "evaluate": command.evaluate_command}
+    return verbs[arguments[0]](arguments[1:], prog=f"resnetjax {arguments[0]}")
 
 
 def names(glob: tyro.conf.Positional[str] = "*") -> int:

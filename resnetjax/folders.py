@@ -22,6 +22,7 @@ WEIGHT_FILES = (  # in the order in which they are looked for
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+RUN_MODELS = ("best", "latest")  # of a training run, in the order in which they are looked for
 # Transformers' names for the activations that it and we have (transformers/activations.py: ACT2FN).
 ACTIVATIONS = {
     "relu": "relu",
@@ -66,6 +67,16 @@ def find_weights(folder: Path) -> Path:
         if (folder / name).is_file():
             return folder / name
     raise UnsupportedFile(f"{folder}: no weights found: expected {', '.join(WEIGHT_FILES)}")
+
+
+def find_model(path: Path) -> Path:
+    """The model to load at a path: of a training run its best, or its latest; else the path."""
+    is_model = (path / "config.json").is_file() or any((path / f).is_file() for f in WEIGHT_FILES)
+    if path.is_dir() and not is_model:
+        for name in RUN_MODELS:
+            if (path / name / "config.json").is_file():
+                return path / name
+    return path
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ def load(
 
     Args:
         source: Path of a `.safetensors`, `.pth`, `.pt`, `.th` or `.bin` file, of an index of
-            shards, or of a directory.
+            shards, or of a directory; of a training run's it is the best model, or the latest.
         arch: Name of the architecture.
         config: A net of your own. Classes and input channels are those of the file even so.
         preprocess: How images are prepared.
@@ -106,6 +106,7 @@ def load(
             else ""
         )
         raise UnknownName(f"there is no file or directory {os.fspath(source)!r}{known}")
+    path = folders.find_model(path)
     wanted = presets.get(arch) if arch is not None else config
     parts = folders.Wanted(net=wanted is None, preprocess=preprocess is None)
     described = folders.describe(path, parts)

@@ -1,6 +1,9 @@
 """Speed in pairs: ours and theirs, interleaved in one run, medians and spread; results as JSON.
 
-    python scripts/benchmark.py load [--runs 15] [--out benchmarks/results/load-cpu.json]
+    python scripts/benchmark.py load [--out benchmarks/results/load-cpu.json]
+    python scripts/benchmark.py pipeline PHOTOGRAPHS [--out benchmarks/results/pipeline-cpu.json]
+    python scripts/benchmark.py loop CIFAR10 [--out benchmarks/results/loop-cpu.json]
+    python scripts/benchmark.py train-parity CIFAR10 [--out FILE]
 
 The peers (torch, torchvision) must be installed: `make parity-env` makes an environment that has
 them, in .venv-parity.
@@ -23,12 +26,15 @@ from typing import Any
 import tyro
 
 ROOT = Path(__file__).parent.parent
+IMAGES = (".jpg", ".jpeg")
 LIMITS = {"time_ratio": 1.5, "peak_memory_over_file": 2.2, "import_added_s": 0.15}
 
 
 def main() -> None:
     """Runs one of the benchmarks."""
-    tyro.extras.subcommand_cli_from_dict({"load": load, "memory-of": memory_of, "imports": imports})
+    verbs = {"load": load, "pipeline": pipeline, "loop": loop, "train-parity": train_parity}
+    children = {"memory-of": memory_of, "imports": imports}
+    tyro.extras.subcommand_cli_from_dict({**verbs, **children})
 
 
 def load(*, runs: int = 15, out: Path | None = None) -> None:
@@ -74,6 +80,107 @@ def load(*, runs: int = 15, out: Path | None = None) -> None:
         "limits": LIMITS,
     }
     report(result, out)
+
+
+def pipeline(
+    photographs: tyro.conf.Positional[Path],
+    *,
+    images: int = 5000,
+    cores: int = 2,
+    runs: int = 5,
+    out: Path | None = None,
+) -> None:
+    """Compare training's input with PyTorch's DataLoader: JPEG files to batches of uint8.
+
+    Both crop at random, resize to 224 pixels with antialiasing, and mirror; both read files.
+
+    Args:
+        photographs: A folder of JPEG files.
+        images: The files are repeated to so many.
+        cores: Threads of ours, worker processes of PyTorch's.
+        runs: Pairs that are timed, after two that are not.
+        out: Where the JSON goes, beside the terminal.
+    """
+    _install_torchvision()
+    import loaders
+
+    paths = sorted(path for path in photographs.iterdir() if path.suffix.lower() in IMAGES)
+    paths = [paths[i % len(paths)] for i in range(images)]
+    with loaders.ours(paths, cores) as ours, loaders.theirs(paths, cores) as theirs:
+        seconds = timed_in_turn({"resnetjax": ours, "torch": theirs}, runs=runs)
+    rates = {name: [images / value for value in values] for name, values in seconds.items()}
+    pairs = zip(rates["resnetjax"], rates["torch"], strict=True)
+    result = {
+        "benchmark": "JPEG files to batches of 128 x 224 x 224 x 3 uint8, cropped and mirrored",
+        "environment": environment("jax", "pillow", "simplejpeg", "torch", "torchvision", "numpy"),
+        "images": images,
+        "cores_used": cores,
+        "images_per_second": {name: spread(values) for name, values in rates.items()},
+        "images_per_second_and_core": spread([rate / cores for rate in rates["resnetjax"]]),
+        "ratio": spread([mine / peer for mine, peer in pairs]),
+        "limits": {"images_per_second_and_core": 500, "ratio": 1.3},
+    }
+    report(result, out)
+
+
+def loop(data: tyro.conf.Positional[str], *, steps: int = 100, out: Path | None = None) -> None:
+    """Measure what a training loop spends outside XLA: CIFAR ResNet-20, batch 128, all of it on.
+
+    Args:
+        data: CIFAR-10, in any layout that training reads.
+        steps: How many are timed, after one that compiles.
+        out: Where the JSON goes, beside the terminal.
+    """
+    import dataclasses
+
+    from resnetjax.train.loop import train
+    from resnetjax.train.recipe import read_recipe
+
+    recipe = read_recipe(ROOT / "configs" / "cifar10_resnet.py")
+    recipe = dataclasses.replace(
+        recipe,
+        data=dataclasses.replace(recipe.data, path=data),
+        epochs=(steps + 1) / (50_000 // recipe.batch_size),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        spent = train(recipe, folder).spent
+    shares = spent.shares()
+    result = {
+        "benchmark": "the host's time in a training loop: CIFAR ResNet-20, batch 128, float32",
+        "environment": environment("jax", "jaxlib", "flax", "numpy"),
+        "steps": spent.steps,
+        "ms_per_step": 1000 * spent.seconds / spent.steps,
+        "images_per_second": recipe.batch_size * spent.steps / spent.seconds,
+        "shares": shares,
+        "outside_xla": shares["data"] + shares["other"],
+        "limits": {"outside_xla": 0.05},
+    }
+    report(result, out)
+
+
+def train_parity(
+    data: tyro.conf.Positional[str],
+    *,
+    parts: tuple[str, ...] = ("trajectory", "gradients", "runs"),
+    epochs: int = 5,
+    seeds: int = 3,
+    out: Path | None = None,
+) -> None:
+    """Train CIFAR ResNet-20 beside PyTorch: the same batches, the same initial weights.
+
+    Args:
+        data: CIFAR-10, in any layout that training reads.
+        parts: Which comparisons: float64 trajectories, float32 gradients, whole float32 runs.
+        epochs: Of the runs in float32.
+        seeds: How many runs a side.
+        out: Where the JSON goes, beside the terminal; parts that are there already stay.
+    """
+    import train_parity
+
+    found = train_parity.compare(data, parts=parts, epochs=epochs, seeds=seeds, out=out)
+    packages = environment("jax", "jaxlib", "flax", "optax", "torch", "numpy")
+    name = "training of CIFAR ResNet-20 beside PyTorch"
+    report({"benchmark": name, "environment": packages, **found}, out)
 
 
 def memory_of(side: tyro.conf.Positional[str], path: tyro.conf.Positional[Path]) -> None:

@@ -27,6 +27,7 @@ def folder(tmp_path_factory):
     net = rj.Pretrained(model=model, variables=variables)
     rj.save(net, folder / "weights.safetensors", dialect="torchvision")
     (folder / "weights.safetensors").rename(folder / "resnet50-0676ba61.pth")  # content decides
+    (folder / "configs").symlink_to(README.parent / "configs")
     (folder / "photos").mkdir()
     pixels = np.random.default_rng(0).integers(0, 256, (240, 320, 3), np.uint8)
     for name in ("cat.jpg", "photos/dog.jpg"):

@@ -9,7 +9,8 @@ from PIL import Image
 
 from resnetjax.config import Preprocess
 from resnetjax.data.augmentation import Augmentation
-from resnetjax.data.preprocess import crop, decode
+from resnetjax.data.preprocess import MAX_PIXELS, crop, decode
+from resnetjax.errors import BadImage
 
 try:
     import simplejpeg  # the same pixels as Pillow's, in three quarters of the time
@@ -39,7 +40,7 @@ def training_view(
         edge_px: Height and width.
 
     Raises:
-        BadImage: It cannot be decoded.
+        BadImage: It cannot be decoded, or is too small for a padded crop.
     """
     if augmentation.crop == "none":
         pixels = crop(decode(source, channels=preprocess.channels), preprocess)
@@ -72,8 +73,8 @@ def random_box(
             left = int(rng.integers(width - box_width + 1))
             return left, top, left + box_width, top + box_height
     ratio = width / height
-    box_width = width if ratio <= high else round(height * high)
-    box_height = height if ratio >= low else round(width / low)
+    box_width = width if ratio <= high else max(1, round(height * high))
+    box_height = height if ratio >= low else max(1, round(width / low))
     left, top = (width - box_width) // 2, (height - box_height) // 2
     return left, top, left + box_width, top + box_height
 
@@ -98,7 +99,7 @@ def _padded_crop(pixels: Pixels, rng: np.random.Generator, padding: int, edge_px
     )
     view = wide[top : top + edge_px, left : left + edge_px]
     if view.shape[:2] != (edge_px, edge_px):
-        raise ValueError(
+        raise BadImage(
             f"{height}x{width} pixels, padded by {padding}, hold no crop of {edge_px}x{edge_px}"
         )
     return view
@@ -119,8 +120,8 @@ def _decode_jpeg(source: bytes) -> Pixels | None:
     """The pixels of an ordinary, whole JPEG file; None leaves all others to Pillow."""
     assert simplejpeg is not None
     try:
-        _, _, colors, _ = simplejpeg.decode_jpeg_header(source)
-        if colors not in ("YCbCr", "Gray"):
+        height, width, colors, _ = simplejpeg.decode_jpeg_header(source)
+        if colors not in ("YCbCr", "Gray") or int(height) * int(width) > MAX_PIXELS:
             return None
         return simplejpeg.decode_jpeg(source, "RGB", fastdct=False, fastupsample=False)
     except ValueError:

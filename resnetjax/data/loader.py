@@ -6,11 +6,16 @@ from that step on, with any number of workers.
 
 import collections
 import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+import queue
+import signal
+import threading
+import traceback
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 
 import numpy as np
 from jaxtyping import Float32, Int32, Int64, UInt8
@@ -24,6 +29,7 @@ from resnetjax.errors import ConfigError, DataStalled, ResNetJAXError
 
 # A worker that was killed is replaced; one that hangs for so long ends the run.
 STALL_SECONDS = 30.0
+_LIVES = 3  # processes that may die over the same images
 _CHUNK = 16  # rows a task: few enough to spread a batch over workers, enough to hide a task's cost
 
 
@@ -134,8 +140,11 @@ class Reader:
                 name, labels[row] = example.name, example.label
                 images[row] = self._view(example.image, position)
                 weights[row] = 1
-            except (ResNetJAXError, OSError, ValueError) as error:
-                bad.append(str(error) if name in str(error) else f"{name}: {error}")
+            except MemoryError:
+                raise  # says nothing of the image: the same run might read it another time
+            except Exception as error:  # whatever a decoder stumbles over, the epoch goes on
+                images[row] = 0
+                bad.append(_reason(name, error))
         return HostBatch(
             images=images,
             labels=labels,
@@ -159,10 +168,16 @@ class Reader:
         )
 
 
+def _reason(name: str, error: Exception) -> str:
+    known = isinstance(error, ResNetJAXError | OSError | ValueError)
+    text = str(error) if known else f"{type(error).__name__}: {error}"
+    return text if name in text else f"{name}: {text}"
+
+
 class Loader:
     """Reads batches ahead, in threads or in processes; use it as a context manager.
 
-    A worker process that dies is replaced and its rows are read again.
+    A worker process that dies is replaced, and what it was reading is read again.
 
     Raises:
         DataStalled: From the iterators, when a batch does not come within `STALL_SECONDS`, or
@@ -173,10 +188,15 @@ class Loader:
         self, reader: Reader, *, workers: int = 0, threads: int = 0, prefetch: int = 4
     ) -> None:
         self.reader = reader
-        self._workers = workers
-        self._threads = threads or os.cpu_count() or 1
         self._prefetch = prefetch
-        self._pool = self._start()
+        self._workers = [_Worker(reader) for _ in range(workers)]
+        self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
+        for worker in self._workers:
+            self._idle.put(worker)
+        # A thread for each worker, which waits for it.
+        count = workers or threads or os.cpu_count() or 1
+        self._pool = ThreadPoolExecutor(count, thread_name_prefix="resnetjax-read")
+        self._stalled = False
 
     def __enter__(self) -> "Loader":
         return self
@@ -185,8 +205,10 @@ class Loader:
         self.close()
 
     def close(self) -> None:
-        """Ends the workers."""
-        self._pool.shutdown(wait=self._workers == 0, cancel_futures=True)
+        """Ends the workers; a thread that hangs is not waited for."""
+        for worker in self._workers:
+            worker.close()
+        self._pool.shutdown(wait=bool(self._workers) or not self._stalled, cancel_futures=True)
 
     def training_batches(
         self, order: Order, *, start: int, stop: int, rows: Sequence[int] | np.ndarray | None = None
@@ -220,87 +242,120 @@ class Loader:
         return self._ahead(map(request, range(-(-length // batch_size))))
 
     def _ahead(self, requests: Iterator[tuple[np.ndarray, np.ndarray]]) -> Iterator[HostBatch]:
-        waiting: collections.deque[_Pending] = collections.deque()
+        waiting: collections.deque[list[Future[HostBatch]]] = collections.deque()
         for positions, indices in requests:
-            waiting.append(_Pending(positions, indices))
-            waiting[-1].submit(self._submit)
+            bounds = [slice(start, start + _CHUNK) for start in range(0, len(indices), _CHUNK)]
+            waiting.append(
+                [self._pool.submit(self._read, positions[part], indices[part]) for part in bounds]
+            )
             if len(waiting) > self._prefetch:
-                yield self._collect(waiting)
+                yield self._collect(waiting.popleft())
         while waiting:
-            yield self._collect(waiting)
+            yield self._collect(waiting.popleft())
 
-    def _collect(self, waiting: "collections.deque[_Pending]") -> HostBatch:
-        for _ in range(3):
-            try:
-                batch = waiting[0].result()
-                waiting.popleft()
-                return batch
-            except BrokenProcessPool:
-                self._pool.shutdown(wait=False, cancel_futures=True)
-                self._pool = self._start()
-                for pending in waiting:
-                    pending.submit(self._submit)
-            except TimeoutError:
-                self._kill()
+    def _collect(self, chunks: list[Future[HostBatch]]) -> HostBatch:
+        for chunk in chunks:
+            if not wait([chunk], STALL_SECONDS).done:
+                self._stalled = True
+                self.close()
                 raise DataStalled(
                     f"no batch within {STALL_SECONDS:.0f} s: a worker or the file system hangs"
-                ) from None
-        raise DataStalled("worker processes died three times over one batch: is memory short?")
-
-    def _start(self) -> Executor:
-        if self._workers == 0:
-            return ThreadPoolExecutor(self._threads, thread_name_prefix="resnetjax-read")
-        # Not forked: a copy of a process in which XLA's threads run may hang. The reader goes there
-        # once, not with every task: the index of a large data set is large.
-        return ProcessPoolExecutor(
-            self._workers,
-            mp_context=get_context("spawn"),
-            initializer=_set_reader,
-            initargs=(self.reader,),
-        )
-
-    def _submit(self, positions: np.ndarray, indices: np.ndarray) -> Future[HostBatch]:
-        read = self.reader.read if self._workers == 0 else _read_in_worker
-        return self._pool.submit(read, positions, indices)
-
-    def _kill(self) -> None:
-        """Ends workers that do not answer, for whom an interpreter would wait when it exits."""
-        processes = dict(getattr(self._pool, "_processes", None) or {})
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        for process in processes.values():
-            process.kill()
-
-
-_reader: Reader | None = None  # of a worker process
-
-
-def _set_reader(reader: Reader) -> None:
-    global _reader
-    _reader = reader
-
-
-def _read_in_worker(positions: np.ndarray, indices: np.ndarray) -> HostBatch:
-    assert _reader is not None
-    return _reader.read(positions, indices)
-
-
-class _Pending:
-    """A batch under way, in chunks."""
-
-    def __init__(self, positions: np.ndarray, indices: np.ndarray) -> None:
-        self._positions, self._indices = positions, indices
-        self._chunks: list[Future[HostBatch]] = []
-
-    def submit(self, read: Callable[[np.ndarray, np.ndarray], Future[HostBatch]]) -> None:
-        bounds = range(0, len(self._indices), _CHUNK)
-        self._chunks = [
-            read(self._positions[b : b + _CHUNK], self._indices[b : b + _CHUNK]) for b in bounds
-        ]
-
-    def result(self) -> HostBatch:
-        parts = [chunk.result(STALL_SECONDS) for chunk in self._chunks]
+                )
+        parts = [chunk.result() for chunk in chunks]
         whole = {
             name: np.concatenate([getattr(part, name) for part in parts])
             for name in ("images", "labels", "weights", "indices")
         }
         return HostBatch(**whole, bad=tuple(text for part in parts for text in part.bad))
+
+    def _read(self, positions: np.ndarray, indices: np.ndarray) -> HostBatch:
+        if not self._workers:
+            return self.reader.read(positions, indices)
+        worker = self._idle.get()
+        try:
+            return worker.read(positions, indices)
+        finally:
+            self._idle.put(worker)
+
+
+class _Worker:
+    """A process that reads for one thread: started when it is first needed, and when it has died.
+
+    Each has a pipe of its own, whose end tells at once that the process is gone; a queue that
+    several share would keep waiting for the rest of what one of them was sending when it died.
+    """
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._lock = threading.Lock()
+        self._closed = False
+        self._process: BaseProcess | None = None
+        self._connection: Connection
+
+    def read(self, positions: np.ndarray, indices: np.ndarray) -> HostBatch:
+        """What the reader gives, or raises."""
+        for _ in range(_LIVES):
+            self._start()
+            try:
+                self._connection.send((positions, indices))
+                answer = self._connection.recv()
+            except (EOFError, OSError):
+                self._end()
+                continue
+            if isinstance(answer, BaseException):
+                raise answer
+            return answer
+        raise DataStalled(
+            f"{_LIVES} worker processes died over the same images: is memory short? They were "
+            f"examples {', '.join(map(str, indices))}"
+        )
+
+    def close(self) -> None:
+        """Ends the process, whatever it is doing, for good."""
+        self._closed = True
+        with self._lock:
+            if self._process is not None:
+                self._process.kill()
+                self._process.join()
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._closed:
+                raise DataStalled("the loader is closed")
+            if self._process is None:
+                # Not forked: a copy of a process in which XLA's threads run may hang. The reader
+                # goes there once, not with every batch: the index of a large data set is large.
+                context = get_context("spawn")
+                self._connection, theirs = context.Pipe()
+                self._process = context.Process(
+                    target=_serve, args=(theirs, self._reader), daemon=True, name="resnetjax-read"
+                )
+                self._process.start()
+                theirs.close()
+
+    def _end(self) -> None:
+        with self._lock:
+            if self._process is not None:
+                self._process.kill()
+                self._process.join()
+                self._process = None
+            self._connection.close()
+
+
+def _serve(connection: Connection, reader: Reader) -> None:
+    """Answers until the other end is closed, as it is when that process dies."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is sent to the worker too
+    while True:
+        try:
+            positions, indices = connection.recv()
+        except (EOFError, OSError):
+            return
+        try:
+            answer: HostBatch | Exception = reader.read(positions, indices)
+        except Exception as error:
+            error.add_note(traceback.format_exc())
+            answer = error
+        try:
+            connection.send(answer)
+        except OSError:
+            return

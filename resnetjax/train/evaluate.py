@@ -1,0 +1,270 @@
+"""Top-1 and top-5 over a whole data set: every example counts exactly once."""
+
+import collections
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from resnetjax.data.datasets import Dataset, Example
+from resnetjax.data.loader import HostBatch, Loader, Reader
+from resnetjax.errors import ConfigError
+from resnetjax.pretrained import Pretrained, Variables
+from resnetjax.train.sharding import batch_sharding, local_rows, make_mesh, place_batch, replicated
+from resnetjax.train.step import Batch, Metrics, make_eval_step
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """What a net scored.
+
+    Attributes:
+        top1: Share of the examples whose likeliest class is right.
+        top5: Share of those that have the right one among the likeliest five.
+        loss: Mean cross-entropy; NaN where an example has several right labels.
+        examples: How many counted; unreadable ones and those without a label do not.
+        bad: What could not be read on this host, as "name: reason".
+    """
+
+    top1: float
+    top5: float
+    loss: float
+    examples: int
+    bad: tuple[str, ...] = ()
+
+
+class Evaluator:
+    """Scores variables on a data set.
+
+    Args:
+        eval_step: From `make_eval_step`.
+        loader: Of the data set.
+        mesh: The devices.
+        batch_size: Over all of them; rounded up to a multiple of their number.
+        labels: What each label of the data set stands for, where it is not a class: bool[labels,
+            classes], those that count as right. An example without any does not count.
+    """
+
+    def __init__(
+        self,
+        eval_step: Callable[[Variables, Batch], Metrics],
+        loader: Loader,
+        mesh: Mesh,
+        *,
+        batch_size: int,
+        labels: np.ndarray | None = None,
+    ) -> None:
+        self._loader, self._mesh, self._labels = loader, mesh, labels
+        self._batch_size = -(-batch_size // mesh.size) * mesh.size
+        self._rows = local_rows(mesh, self._batch_size)
+        self._step = jax.jit(
+            eval_step,
+            in_shardings=(None, batch_sharding(mesh)),
+            out_shardings=replicated(mesh),
+        )
+        if not len(loader.reader.dataset):
+            raise ConfigError("the data set has no examples to evaluate on")
+
+    def __call__(
+        self, variables: Variables, *, progress: Callable[[int], None] | None = None
+    ) -> Score:
+        """The score; `progress` is told how many examples were read."""
+        sums: list[Metrics] = []
+        bad: list[str] = []
+        for batch in self._read():
+            bad += batch.bad
+            sums.append(self._step(variables, self._placed(batch)))
+            if len(sums) > 2:
+                jax.block_until_ready(sums[-3])  # no more batches on the device than these
+            if progress:
+                progress(min(len(sums) * self._batch_size, len(self._loader.reader.dataset)))
+        host = jax.device_get(sums)
+        total = {name: float(sum(np.float64(one[name]) for one in host)) for name in host[0]}
+        examples = total["examples"]
+        return Score(
+            top1=total["top1"] / max(examples, 1),
+            top5=total["top5"] / max(examples, 1),
+            loss=total["loss"] / max(examples, 1),
+            examples=int(examples),
+            bad=tuple(bad),
+        )
+
+    def batches(self) -> Iterator[Batch]:
+        """What is scored, on the devices; the last batch is padded with examples of weight 0."""
+        return map(self._placed, self._read())
+
+    def _read(self) -> Iterator[HostBatch]:
+        return self._loader.evaluation_batches(self._batch_size, rows=self._rows)
+
+    def _placed(self, batch: HostBatch) -> Batch:
+        if self._labels is not None:
+            right = self._labels[batch.labels]
+            batch = replace(batch, labels=right, weights=batch.weights * right.any(1))
+        return place_batch(self._mesh, self._rows, batch, self._batch_size)
+
+
+def read_real_labels(path: str | Path, *, num_classes: int) -> np.ndarray:
+    """ImageNet-ReaL's labels (Beyer 2020), `real.json`: bool[examples, classes].
+
+    The examples are those of ILSVRC-2012's validation set in the order of their file names.
+
+    Raises:
+        ConfigError: The file is not a JSON list of lists of classes.
+    """
+    try:
+        lists: Any = json.loads(Path(path).read_text())
+    except ValueError as error:
+        raise ConfigError(f"{path} is not JSON: {error}") from error
+    if not isinstance(lists, list):
+        raise ConfigError(f"{path} is not a list of lists of classes")
+    right = np.zeros((len(lists), num_classes), bool)
+    for row, classes in enumerate(lists):
+        if not isinstance(classes, list) or not all(
+            type(index) is int and 0 <= index < num_classes for index in classes
+        ):
+            raise ConfigError(
+                f"{path}: entry {row} is {classes!r}, where a list of classes from 0 to "
+                f"{num_classes - 1} is read"
+            )
+        right[row, classes] = True
+    return right
+
+
+# As they are called wherever ILSVRC-2012 is published; in class folders their order is another.
+_VALIDATION_NAME = re.compile(r"ILSVRC2012_val_(\d{8})")
+
+
+def evaluate_pretrained(
+    pretrained: Pretrained,
+    dataset: Dataset,
+    *,
+    batch_size: int = 128,
+    workers: int = 0,
+    labels: np.ndarray | None = None,
+) -> Score:
+    """Scores a net, with its own preprocessing, on all devices.
+
+    The data set's classes are matched with the net's labels: by WordNet id, by name, by number
+    (folders called 0 to 999, as in ImageNet-V2), or, where neither has any names, by index.
+
+    Args:
+        pretrained: The net.
+        dataset: From `open_dataset`.
+        batch_size: Images run at once, over all devices.
+        workers: Processes that read; 0 reads in threads.
+        labels: From `read_real_labels`: for each example, those of the data set's classes that
+            count as right. Examples whose names say so are ILSVRC-2012's of these numbers.
+
+    Raises:
+        ConfigError: The classes cannot be matched, or the net has no head.
+    """
+    if not pretrained.config.num_classes:
+        raise ConfigError("the net has no head (num_classes=0): load it with num_classes=")
+    outputs = match_classes(dataset.class_names, pretrained)
+    if labels is not None:
+        dataset, labels = _Numbered(dataset, len(labels)), _reordered(labels, outputs, pretrained)
+    else:
+        dataset = _Relabelled(dataset, outputs)
+    reader = Reader(dataset=dataset, preprocess=pretrained.preprocess)
+    mesh = make_mesh()
+    with Loader(reader, workers=workers) as loader:
+        evaluator = Evaluator(
+            make_eval_step(pretrained.model, pretrained.preprocess),
+            loader,
+            mesh,
+            batch_size=batch_size,
+            labels=labels,
+        )
+        return evaluator(pretrained.variables)
+
+
+def match_classes(names: Sequence[str], pretrained: Pretrained) -> tuple[int, ...]:
+    """The net's output for each class of a data set; () where the indices are the same.
+
+    Raises:
+        ConfigError: Some classes have no output; the message lists the first.
+    """
+    known, classes = pretrained.labels, pretrained.config.num_classes
+    if not names or (known is not None and tuple(names) in (known.ids, known.names)):
+        return ()
+    tables = [{str(i): i for i in range(classes)}]
+    if known is not None:
+        for words in (known.names, known.ids or ()):
+            counts = collections.Counter(words)  # "crane" is two of ImageNet's classes
+            tables[:0] = [{word: i for i, word in enumerate(words) if counts[word] == 1}]
+    for table in tables:
+        if set(names) <= table.keys():
+            return tuple(table[name] for name in names)
+    if known is None and len(names) == classes:
+        return ()
+    closest = max(tables, key=lambda table: len(set(names) & table.keys()))
+    missing = [name for name in names if name not in closest]
+    raise ConfigError(
+        f"{len(missing)} of the data's {len(names)} classes are none of the net's {classes}: "
+        f"{', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}"
+    )
+
+
+@dataclass(frozen=True)
+class _Relabelled:
+    """A data set whose labels are a net's outputs."""
+
+    dataset: Dataset
+    outputs: tuple[int, ...]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.dataset.class_names
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Example:
+        example = self.dataset[index]
+        return replace(example, label=self.outputs[example.label]) if self.outputs else example
+
+
+@dataclass(frozen=True)
+class _Numbered:
+    """A data set whose labels are its examples' places in a list of `count` entries."""
+
+    dataset: Dataset
+    count: int
+
+    def __post_init__(self) -> None:
+        if len(self) != self.count and not _VALIDATION_NAME.search(self.dataset[0].name):
+            raise ConfigError(
+                f"labels are for {self.count} examples, but the data set has {len(self)}"
+            )
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return ()
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Example:
+        example = self.dataset[index]
+        number = _VALIDATION_NAME.search(example.name)
+        place = int(number[1]) - 1 if number else index
+        if not 0 <= place < self.count:
+            raise ConfigError(f"{example.name} has no label: there are {self.count}")
+        return replace(example, label=place)
+
+
+def _reordered(labels: np.ndarray, outputs: tuple[int, ...], pretrained: Pretrained) -> np.ndarray:
+    classes = len(outputs) or pretrained.config.num_classes
+    if labels.shape[1] != classes:
+        raise ConfigError(f"labels are of {labels.shape[1]} classes, but the data has {classes}")
+    if not outputs:
+        return labels
+    right = np.zeros((len(labels), pretrained.config.num_classes), bool)
+    right[:, list(outputs)] = labels
+    return right

@@ -1,0 +1,382 @@
+"""A training run from its recipe to its last line; started again, it goes on where it was."""
+
+import collections
+import contextlib
+import functools
+import hashlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from resnetjax import zoo
+from resnetjax.errors import DataCorrupt, MissingExtra, NonFinite, SaveFailed
+from resnetjax.train.checkpoint import Checkpoints, state_digest
+from resnetjax.train.evaluate import Score
+from resnetjax.train.processes import together
+from resnetjax.train.recipe import Recipe
+from resnetjax.train.report import (
+    MetricsLog,
+    Progress,
+    Spent,
+    draw_curves,
+    read_metrics,
+    scalars,
+)
+from resnetjax.train.run_folder import RunFolder
+from resnetjax.train.setup import Setup
+from resnetjax.train.sharding import gather, place_state
+from resnetjax.train.step import TrainState, watched
+
+_STOP_EVERY = 10  # steps between which several processes ask each other for signals
+_BAD_AFTER = 1000  # examples: with fewer, a single bad image says nothing of a rate
+_TRACED = (3, 13)  # steps of this process
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        step: Steps done.
+        finished: Whether those were all.
+        score: Of the last evaluation in this process.
+        digest: SHA-256 of the state: parameters, statistics, optimiser, averages and step.
+        signal: That stopped it, or None.
+        spent: The host's time on this process's steps.
+    """
+
+    step: int
+    finished: bool
+    score: Score | None
+    digest: str
+    signal: int | None
+    spent: Spent
+
+
+class StopSignals:
+    """SIGTERM and SIGINT are noted, for the run to end in good order; a second one ends it at once.
+
+    Attributes:
+        received: The first, or None.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> "StopSignals":
+        if threading.current_thread() is not threading.main_thread():
+            return self
+        # Python runs handlers in the main thread, and only between its own instructions: a second
+        # signal would have to wait for XLA to finish compiling. A thread does not.
+        told, tell = os.pipe()
+        os.set_blocking(tell, False)
+        thread = threading.Thread(target=self._watch, args=(told,), daemon=True)
+        thread.start()
+        self._stack.callback(thread.join)
+        self._stack.callback(os.close, tell)
+        self._stack.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(tell))
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._stack.callback(signal.signal, number, signal.signal(number, _do_nothing))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def _watch(self, told: int) -> None:
+        while number := os.read(told, 1):
+            if number[0] in (signal.SIGTERM, signal.SIGINT):
+                if self.received is not None:
+                    os._exit(128 + number[0])
+                self.received = number[0]
+        os.close(told)
+
+    def agreed(self) -> int | None:
+        """The signal that any process received; all must ask at the same point."""
+        if jax.process_count() == 1:
+            return self.received
+        return int(multihost_utils.process_allgather(np.int32(self.received or 0)).max()) or None
+
+
+def _do_nothing(*_: object) -> None:
+    pass
+
+
+def train(
+    recipe: Recipe,
+    workdir: str | os.PathLike[str],
+    *,
+    allow_changes: bool = False,
+    profile: bool = False,
+    tensorboard: bool = False,
+) -> Outcome:
+    """Trains, or goes on with what the folder holds.
+
+    SIGTERM and SIGINT end the run after the step under way, with a checkpoint; a second one at
+    once. Killed at any moment and started again, the run ends with the same bits.
+
+    Args:
+        recipe: What to do.
+        workdir: Gets checkpoints, `metrics.jsonl`, the best and the latest model, `curves.png`.
+        allow_changes: Go on in a folder whose run had another recipe.
+        profile: Write a trace of some steps into the folder.
+        tensorboard: Write TensorBoard's files into the folder too.
+
+    Raises:
+        ConfigError: The recipe does not fit the data or the devices, or the folder's run.
+        CheckpointCorrupt: There are checkpoints, and none is sound.
+        DataCorrupt, DataStalled: Too many images cannot be read, or none come.
+        NonFinite: Too many steps in a row gave values that are not finite.
+        SaveFailed: A checkpoint cannot be written, and the recipe says to stop.
+    """
+    folder = RunFolder(Path(workdir))
+    with StopSignals() as signals, Setup(recipe) as setup:
+        run = _Run(setup, folder, signals, profile=profile)
+        together(lambda: run.claim(allow_changes=allow_changes))
+        with contextlib.ExitStack() as stack:
+            run.progress = stack.enter_context(setup.progress())
+            run.checkpoints = stack.enter_context(run.open_checkpoints())
+            run.restore()
+            run.log = MetricsLog(folder.metrics if run.first else None, step=run.step)
+            stack.callback(run.log.close)
+            run.scored = {line["step"] for line in read_metrics(folder.metrics)[1]}
+            if tensorboard and run.first:
+                run.scalars = stack.enter_context(scalars(folder.root / "tensorboard"))
+            run.go()
+        return run.finish()
+
+
+class _Run:
+    """The moving parts of a run."""
+
+    progress: Progress
+    checkpoints: Checkpoints
+    log: MetricsLog
+
+    def __init__(
+        self, setup: Setup, folder: RunFolder, signals: StopSignals, *, profile: bool
+    ) -> None:
+        self.setup, self.recipe, self.folder = setup, setup.recipe, folder
+        self.signals, self.profile = signals, profile
+        self.first = jax.process_index() == 0
+        self.scalars: Any = None
+        self.state: TrainState
+        self.step = self.started = 0
+        self.metrics: Mapping[str, Any] = {}
+        self.facts: dict[str, Any] = {"evaluated": 0, "best_top1": -1.0, "bad": 0}
+        self.score: Score | None = None
+        self.scored: set[int] = set()
+        self.stopped: int | None = None
+        self.skipped = 0
+
+    def claim(self, *, allow_changes: bool) -> None:
+        """The folder for this run, on the first process."""
+        if self.first:
+            self.folder.claim(self.recipe, self.setup.facts, allow_changes=allow_changes)
+
+    def open_checkpoints(self) -> Checkpoints:
+        chosen = self.recipe.checkpoint
+        return Checkpoints(
+            self.folder.checkpoints,
+            keep=chosen.keep,
+            asynchronous=chosen.asynchronous,
+            config_digest=self.recipe.digest(),
+            log=self.progress.say,
+        )
+
+    def restore(self) -> None:
+        """The newest sound checkpoint, or a fresh start where there is none at all."""
+        restored = self.checkpoints.restore(self.setup.state_shapes)
+        if restored is None:
+            self.state = self.setup.fresh_state()
+            return
+        self.state = place_state(restored.state, self.setup.state_shardings)
+        self.step = self.started = restored.step
+        self.skipped = int(restored.state.skipped)
+        self.facts = {**self.facts, **restored.facts}
+        self.progress.say(f"resumed at step {self.step} of {self.setup.total_steps}")
+
+    def go(self) -> None:
+        """All steps that are left, up to a signal."""
+        if self.setup.evaluates_at(self.step) and self.facts["evaluated"] < self.step:
+            self._evaluate()  # a signal came in the middle of it
+        for _ in self._pauses():
+            if self.setup.evaluates_at(self.step) and not self.stopped:
+                self._evaluate()
+            self._save()
+        self._save_safely(self.checkpoints.wait)
+
+    def finish(self) -> Outcome:
+        finished = self.step >= self.setup.total_steps
+        digest = state_digest(self.state)
+        if finished and self.first:
+            try:
+                draw_curves(self.folder.metrics, self.folder.curves)
+            except MissingExtra as error:
+                self.progress.say(f"no curves.png: {error}")
+        return Outcome(
+            step=self.step,
+            finished=finished,
+            score=self.score,
+            digest=digest,
+            signal=self.stopped,
+            spent=self.progress.spent,
+        )
+
+    def _pauses(self) -> Iterator[None]:
+        """Trains, and stops wherever there is something to do with the state.
+
+        While a step runs, the next batch is read and put on the devices; the metrics of a step are
+        read when the next one is under way, so that the devices always have work.
+        """
+        setup = self.setup
+        self.stopped = self.stopped or self.signals.agreed()  # the first step compiles for long
+        batches = setup.batches(self.step)
+        placed, bad = next(batches, ({}, ()))
+        pending: collections.deque[tuple[int, Any, tuple[str, ...]]] = collections.deque()
+        while self.step < setup.total_steps and not self.stopped:
+            begun = time.perf_counter()
+            self._profile()
+            self.state, metrics = setup.train_step(self.state, placed)
+            self.step += 1
+            pending.append((self.step, metrics, bad))
+            dispatched = time.perf_counter()
+            placed, bad = next(batches, ({}, ()))
+            fetched = time.perf_counter()
+            if jax.process_count() == 1 or self.step % _STOP_EVERY == 0:
+                self.stopped = self.signals.agreed()
+            pause = self.stopped or setup.pauses_at(self.step)
+            under_way = 0 if pause or not self.metrics else 1  # there must be some to show
+            ready = [pending.popleft() for _ in range(len(pending) - under_way)]
+            values = [jax.device_get(metrics) for _, metrics, _ in ready]
+            waited = time.perf_counter()
+            for (step, _, unread), found in zip(ready, values, strict=True):
+                self._note(step, {name: v.item() for name, v in found.items()}, unread)
+            ended = time.perf_counter()
+            self._show(
+                Spent(
+                    steps=1,
+                    data=fetched - dispatched,
+                    step=waited - fetched,
+                    other=dispatched - begun + ended - waited,
+                )
+            )
+            if pause:
+                yield
+
+    def _note(self, step: int, metrics: Mapping[str, Any], bad: tuple[str, ...]) -> None:
+        """Logs a step, and counts what went wrong in it."""
+        self.metrics = metrics
+        indices = self.setup.order.indices(step - 1)
+        examples = hashlib.blake2s(indices.tobytes(), digest_size=8).hexdigest()
+        self.log.write({"step": step, **metrics, "examples": examples})
+        if self.scalars:
+            self.scalars(step, metrics)
+        self.facts["bad"] += len(bad)
+        self._note_bad(bad, count=self.facts["bad"], of=step * len(self.setup.rows))
+        self.skipped = self.skipped + 1 if metrics["bad_leaf"] >= 0 else 0
+        if not self.skipped:
+            return
+        where = watched(self.state)[metrics["bad_leaf"]]
+        self.progress.say(f"step {step} skipped: {where} is not finite")
+        if self.skipped > self.recipe.checkpoint.max_skipped:
+            raise NonFinite(
+                f"step {step}: {where} is not finite, for the {self.skipped}th step in a row; "
+                f"the examples were {', '.join(map(str, indices[:8]))}, ... "
+                f"The checkpoints in {self.folder.checkpoints} are untouched."
+            )
+
+    def _note_bad(self, bad: tuple[str, ...], *, count: int, of: int) -> None:
+        """Lists what could not be read; too much of it ends the run."""
+        if not bad:
+            return
+        self.folder.note_bad(bad)
+        if count > self.recipe.data.bad_rate * max(of, _BAD_AFTER):
+            raise DataCorrupt(
+                f"{count} images of {of} could not be read, more than "
+                f"data.bad_rate={self.recipe.data.bad_rate}; {self.folder.bad_images} lists them:"
+                "\n  " + "\n  ".join(bad[:5])
+            )
+
+    def _show(self, spent: Spent) -> None:
+        self.progress.step(self.step, self.metrics, spent)
+
+    def _evaluate(self) -> None:
+        """Scores the net, logs that, and keeps it."""
+        variables = self.state.best_variables
+        count = self.recipe.evaluation.exact_statistics_batches
+        if count:
+            variables = self.setup.exact_statistics(variables, self.step, count)
+
+        def watch(done: int) -> None:
+            self.progress.show(f"evaluating: {done} of {len(self.setup.test_data)}")
+            if self.signals.agreed():
+                raise _Interrupted
+
+        try:
+            score = self.setup.evaluator(variables, progress=watch)
+        except _Interrupted:
+            self.stopped = self.signals.agreed()
+            return
+        self.score = score
+        self._note_bad(score.bad, count=len(score.bad), of=len(self.setup.test_data))
+        self.facts["evaluated"] = self.step
+        line = {"step": self.step, "top1": score.top1, "top5": score.top5}
+        if (
+            self.step not in self.scored
+        ):  # it may be there, of a run that was killed before it saved
+            self.log.write({**line, "test_loss": score.loss, "examples": score.examples})
+        if self.scalars:
+            self.scalars(self.step, {f"test_{name}": line[name] for name in ("top1", "top5")})
+        self.progress.say(
+            f"epoch {self.step / self.setup.order.steps_per_epoch:g} · step {self.step} · "
+            f"test top-1 {score.top1:.2%}, top-5 {score.top5:.2%} of {score.examples:,}"
+        )
+        variables = gather(variables)
+        if self.first:
+            pretrained = self.setup.pretrained(variables)
+            zoo.save(pretrained, self.folder.model("latest"))
+            if score.top1 > self.facts["best_top1"]:
+                zoo.save(pretrained, self.folder.model("best"))
+        self.facts["best_top1"] = max(score.top1, self.facts["best_top1"])
+
+    def _save(self) -> None:
+        self.log.flush()
+        save = functools.partial(
+            self.checkpoints.save, self.step, self.state, facts=dict(self.facts)
+        )
+        if not self._save_safely(save):
+            self._save_safely(save)  # what failed was the save before
+
+    def _save_safely(self, save: Callable[[], None]) -> bool:
+        try:
+            save()
+        except SaveFailed as error:
+            if self.recipe.checkpoint.failed_save == "stop":
+                raise
+            self.progress.say(f"not saved: {error}")
+            return False
+        return True
+
+    def _profile(self) -> None:
+        """Traces some steps after the first, which compiles."""
+        done = self.step - self.started
+        if self.profile and done == _TRACED[0]:
+            jax.profiler.start_trace(str(self.folder.root / "trace"))
+        if self.profile and done == _TRACED[1]:
+            jax.block_until_ready(self.state)
+            jax.profiler.stop_trace()
+            self.progress.say(f"trace of {_TRACED[1] - _TRACED[0]} steps: {self.folder.root}/trace")
+
+
+class _Interrupted(Exception):
+    """A signal came during an evaluation, which is done again when the run goes on."""

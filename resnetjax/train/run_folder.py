@@ -1,0 +1,106 @@
+"""The folder of a run: what lies where, and whether a recipe may go on in it."""
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from resnetjax.errors import ConfigError, CorruptFile
+from resnetjax.train.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where a run keeps what.
+
+    Attributes:
+        root: The folder itself.
+    """
+
+    root: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        """The states to resume from."""
+        return self.root / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        """The log of every step and evaluation."""
+        return self.root / "metrics.jsonl"
+
+    @property
+    def curves(self) -> Path:
+        """The log, drawn."""
+        return self.root / "curves.png"
+
+    @property
+    def first_batch(self) -> Path:
+        """What a dry run draws."""
+        return self.root / "first_batch.png"
+
+    @property
+    def bad_images(self) -> Path:
+        """A line for each image that could not be read."""
+        return self.root / "bad_images.txt"
+
+    def model(self, which: str) -> Path:
+        """The native form of the "best" or the "latest" model; `resnetjax.load` reads it."""
+        return self.root / which
+
+    def claim(self, recipe: Recipe, facts: Mapping[str, Any], *, allow_changes: bool) -> None:
+        """Notes the recipe of a new run, or checks that of one that is to be resumed.
+
+        Args:
+            recipe: The recipe.
+            facts: What the data is: a run on other data is another run.
+            allow_changes: Resume even so; the new recipe is noted.
+
+        Raises:
+            ConfigError: The run was begun with another recipe or on other data; all differences
+                that decide its numbers are listed.
+            CorruptFile: `recipe.json` is not one.
+        """
+        path = self.root / "recipe.json"
+        if path.exists():
+            before, facts_before = _read(path)
+            changes = before.differences(recipe) + tuple(
+                f"{name}: {facts_before.get(name)} -> {value}"
+                for name, value in facts.items()
+                if facts_before.get(name) != value
+            )
+            if changes and not allow_changes:
+                raise ConfigError(
+                    f"{self.root} holds a run with another recipe:\n  "
+                    + "\n  ".join(changes)
+                    + "\nTake another --workdir, or --allow-changes to go on with the new values."
+                )
+        self.root.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({"recipe": recipe.to_json(), "data": dict(facts)}, indent=1)
+        partial = path.with_suffix(".partial")
+        partial.write_text(f"{text}\n")
+        os.replace(partial, path)
+
+    def note_bad(self, lines: Iterable[str]) -> None:
+        """Lists images that could not be read, each once."""
+        known = set(self.bad_images.read_text().splitlines()) if self.bad_images.exists() else set()
+        new = [
+            line for line in dict.fromkeys(_one_line(text) for text in lines) if line not in known
+        ]
+        if new:
+            with self.bad_images.open("a") as file:
+                file.writelines(f"{line}\n" for line in new)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.splitlines())
+
+
+def _read(path: Path) -> tuple[Recipe, dict[str, Any]]:
+    try:
+        values = json.loads(path.read_text())
+        return Recipe.from_json(values["recipe"]), dict(values["data"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CorruptFile(f"{path}: not the recipe of a run: {error}") from error

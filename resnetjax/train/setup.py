@@ -1,0 +1,248 @@
+"""The parts of a run, built from its recipe: data, net, optimiser, compiled steps."""
+
+import contextlib
+import functools
+from collections.abc import Iterator
+from typing import Any, Self
+
+import jax
+import numpy as np
+
+from resnetjax import zoo
+from resnetjax.config import Labels
+from resnetjax.data.datasets import Dataset, open_dataset
+from resnetjax.data.loader import Loader, Order, Reader
+from resnetjax.errors import ConfigError
+from resnetjax.measure import flops
+from resnetjax.nn.resnet import ResNet
+from resnetjax.plan import plan
+from resnetjax.pretrained import Pretrained, Source, Variables
+from resnetjax.train.evaluate import Evaluator
+from resnetjax.train.optimizer import make_optimizer, make_schedule, total_steps
+from resnetjax.train.recipe import Recipe
+from resnetjax.train.report import Progress, peak_flops
+from resnetjax.train.sharding import (
+    batch_sharding,
+    local_rows,
+    make_mesh,
+    place_batch,
+    place_state,
+    replicated,
+    state_sharding,
+)
+from resnetjax.train.step import (
+    Batch,
+    TrainState,
+    create_state,
+    exact_statistics,
+    make_eval_step,
+    make_model,
+    make_train_step,
+)
+
+
+class Setup:
+    """A context manager of all that a recipe asks for; data and workers are open inside it.
+
+    Attributes:
+        recipe: The recipe.
+        config: The net's.
+        model: The net, as it is trained.
+        mesh: All devices.
+        train_data: Examples to train on.
+        test_data: Examples to evaluate on.
+        order: Which examples each step sees.
+        rows: Of each global batch, those of this process.
+        total_steps: Of the run.
+        state_shapes: Of the state, without values.
+        state_shardings: Where its arrays lie.
+        train_step: Compiled at its first call; overwrites the state that it is given.
+        evaluator: Scores variables on the test data.
+
+    Raises:
+        ConfigError: The recipe does not fit the data or the devices.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        if recipe.precision == "float64" and jax.numpy.result_type(float) != np.float64:
+            raise ConfigError("precision='float64' is not allowed here: set JAX_ENABLE_X64=1")
+        if not recipe.data.path:
+            raise ConfigError("data.path is not given: name the images, as --data.path FOLDER")
+        self.train_data = open_dataset(recipe.data.path, split=recipe.data.train_split)
+        self.test_data = open_dataset(recipe.data.path, split=recipe.data.test_split)
+        self.class_names = _class_names(self.train_data, self.test_data, recipe)
+        self.config = recipe.model.resolve(num_classes=len(self.class_names))
+        _check_channels(recipe, self.config.in_channels)
+        self.mesh = make_mesh(model=recipe.parallelism.model)
+        self.rows = local_rows(self.mesh, recipe.batch_size)
+        self.order = Order(
+            len(self.train_data), recipe.batch_size, recipe.seed, recipe.augmentation.repeats
+        )
+        self.total_steps = total_steps(recipe, self.order.steps_per_epoch)
+        if not self.total_steps:
+            raise ConfigError(f"epochs={recipe.epochs} is not allowed: that is no step at all")
+        self.model = make_model(recipe, self.config)
+        self._build_steps()
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        self._train_loader = self._stack.enter_context(self._loader(self.train_data, train=True))
+        test_loader = self._stack.enter_context(self._loader(self.test_data, train=False))
+        self.evaluator = Evaluator(
+            make_eval_step(self.model, self.recipe.preprocess),
+            test_loader,
+            self.mesh,
+            batch_size=self.recipe.evaluation.batch_size or self.recipe.batch_size,
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the data is, for a run not to be resumed on other data."""
+        return {
+            "training examples": len(self.train_data),
+            "test examples": len(self.test_data),
+            "classes": len(self.class_names) or self.config.num_classes,
+        }
+
+    def evaluates_at(self, step: int) -> bool:
+        """Whether an evaluation follows this step."""
+        every_epochs = self.recipe.evaluation.every_epochs
+        every = max(1, round(every_epochs * self.order.steps_per_epoch)) if every_epochs else 0
+        return step == self.total_steps or bool(every and step and step % every == 0)
+
+    def pauses_at(self, step: int) -> bool:
+        """Whether an evaluation or a checkpoint follows this step."""
+        every = self.recipe.checkpoint.every_steps
+        return self.evaluates_at(step) or bool(every and step % every == 0)
+
+    def fresh_state(self) -> TrainState:
+        """The state before the first step."""
+        _, variables = zoo.create(self.config, rng=self.recipe.seed)
+        optimizer = self._optimizer
+        state = create_state(jax.tree.map(self._as_parameter, variables), optimizer, self.recipe)
+        return place_state(jax.device_get(state), self.state_shardings)
+
+    def batches(self, start: int) -> Iterator[tuple[Batch, tuple[str, ...]]]:
+        """From step `start` to the end: batches on the devices, and what could not be read."""
+        batches = self._train_loader.training_batches(
+            self.order, start=start, stop=self.total_steps, rows=self.rows
+        )
+        for batch in batches:
+            yield place_batch(self.mesh, self.rows, batch, self.recipe.batch_size), batch.bad
+
+    def test_batches(self) -> Iterator[Batch]:
+        """Every test example once, on the devices."""
+        return self.evaluator.batches()
+
+    def exact_statistics(self, variables: Variables, step: int, count: int) -> Variables:
+        """Variables with the norms' statistics of the `count` batches before a step."""
+        if not variables["batch_stats"]:
+            return variables
+        batches = self._train_loader.training_batches(
+            self.order, start=max(0, step - count), stop=step, rows=self.rows
+        )
+        placed = (
+            place_batch(self.mesh, self.rows, batch, self.recipe.batch_size) for batch in batches
+        )
+        return exact_statistics(self.model, variables, placed, self.recipe.preprocess)
+
+    def pretrained(self, variables: Variables) -> Pretrained:
+        """A trained net, as it is kept."""
+        activation = "softmax" if self.recipe.loss == "cross_entropy" else "sigmoid"
+        named = len(self.class_names) == self.config.num_classes
+        return Pretrained(
+            model=ResNet(self.config),
+            variables={kind: tree for kind, tree in variables.items() if tree},
+            preprocess=self.recipe.preprocess,
+            labels=Labels(names=self.class_names, activation=activation) if named else None,
+            source=Source(arch=None if self.recipe.model.config else self.recipe.model.arch),
+        )
+
+    def progress(self) -> Progress:
+        """The line that follows the run."""
+        peak = peak_flops(jax.devices()[0].device_kind)
+        halved = self.recipe.precision in ("bfloat16", "float16")
+        return Progress(
+            total_steps=self.total_steps,
+            steps_per_epoch=self.order.steps_per_epoch,
+            batch_size=self.recipe.batch_size,
+            step_flops=3 * self.recipe.batch_size * self.image_flops,
+            peak=peak * self.mesh.size if peak and halved else None,
+        )
+
+    @functools.cached_property
+    def image_flops(self) -> int:
+        """Of one training image's forward pass; the backward pass takes twice as many."""
+        edge = self.recipe.data.train_px
+        return flops(plan(self.config), height=edge, width=edge)
+
+    def _build_steps(self) -> None:
+        recipe, steps_per_epoch = self.recipe, self.order.steps_per_epoch
+        variables = jax.eval_shape(self._initial)
+        self._optimizer = make_optimizer(
+            recipe, variables["params"], steps_per_epoch=steps_per_epoch
+        )
+        self.state_shapes = jax.eval_shape(
+            lambda v: create_state(v, self._optimizer, recipe), variables
+        )
+        self.state_shardings = state_sharding(self.mesh, self.state_shapes)
+        step = make_train_step(
+            self.model,
+            self._optimizer,
+            recipe,
+            schedule=make_schedule(recipe, steps_per_epoch=steps_per_epoch),
+            warmup_steps=round(recipe.schedule.warmup_epochs * steps_per_epoch),
+        )
+        self.train_step = jax.jit(
+            step,
+            donate_argnums=0,
+            in_shardings=(self.state_shardings, batch_sharding(self.mesh)),
+            out_shardings=(self.state_shardings, replicated(self.mesh)),
+        )
+
+    def _initial(self) -> Variables:
+        edge = self.recipe.data.train_px
+        images = jax.numpy.zeros((1, edge, edge, self.config.in_channels))
+        variables = ResNet(self.config).init(jax.random.key(0), images)
+        return jax.tree.map(self._as_parameter, variables)
+
+    def _as_parameter(self, array: Any) -> Any:
+        return array.astype(np.float64) if self.recipe.precision == "float64" else array
+
+    def _loader(self, dataset: Dataset, *, train: bool) -> Loader:
+        chosen = self.recipe.data
+        reader = Reader(
+            dataset=dataset,
+            preprocess=self.recipe.preprocess,
+            augmentation=self.recipe.augmentation if train else None,
+            edge_px=chosen.train_px,
+            seed=self.recipe.seed,
+        )
+        return Loader(
+            reader, workers=chosen.workers, threads=chosen.threads, prefetch=chosen.prefetch
+        )
+
+
+def _class_names(train: Dataset, test: Dataset, recipe: Recipe) -> tuple[str, ...]:
+    names, others = train.class_names, test.class_names
+    if names and others and names != others:
+        raise ConfigError(
+            f"the splits have other classes: {len(names)} in {recipe.data.train_split} "
+            f"and {len(others)} in {recipe.data.test_split}, or in another order"
+        )
+    if not names and not others and recipe.model.num_classes is None:
+        raise ConfigError("the data does not say how many classes it has: give --model.num-classes")
+    return names or others
+
+
+def _check_channels(recipe: Recipe, in_channels: int) -> None:
+    if recipe.preprocess.channels != in_channels:
+        raise ConfigError(
+            f"preprocess makes {recipe.preprocess.channels} channels, "
+            f"but the net takes {in_channels}"
+        )

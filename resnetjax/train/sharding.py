@@ -1,0 +1,169 @@
+"""Devices as a mesh of `data` x `model`, and where each array of a run lies on it."""
+
+import functools
+import os
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from resnetjax.data.loader import HostBatch
+from resnetjax.errors import ConfigError
+
+# What tells that a process is one of several, and how many: Slurm, Open MPI, and TPU pods.
+_COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+_LISTS = ("TPU_WORKER_HOSTNAMES",)
+_NAMES = ("JAX_COORDINATOR_ADDRESS", "COORDINATOR_ADDRESS", "JOB_COMPLETION_INDEX")
+
+
+# By default it takes JAX 100 s to find that a process is gone, and 300 s to give up waiting for the
+# others at the end.
+_initialize = functools.partial(
+    jax.distributed.initialize, heartbeat_timeout_seconds=15, shutdown_timeout_seconds=60
+)
+
+
+def join_processes(
+    *, coordinator: str | None = None, processes: int | None = None, process: int | None = None
+) -> None:
+    """Joins the processes of a run, before anything else asks JAX for devices.
+
+    Slurm, Open MPI, Kubernetes and TPU pods are detected by `jax.distributed`; elsewhere all three
+    values are needed. A single process needs none, and this does nothing.
+
+    Args:
+        coordinator: Address and port of process 0.
+        processes: How many there are.
+        process: Which of them this is, from 0.
+
+    Raises:
+        ConfigError: Some of the three are given and some not.
+    """
+    given = (coordinator, processes, process)
+    if any(value is not None for value in given):
+        if any(value is None for value in given):
+            raise ConfigError("coordinator, processes and process are given together or not at all")
+        _initialize(coordinator, processes, process)
+    elif _is_one_of_several():
+        _initialize()
+
+
+def _is_one_of_several() -> bool:
+    return (
+        any(int(os.environ.get(name) or 1) > 1 for name in _COUNTS)
+        or any("," in os.environ.get(name, "") for name in _LISTS)
+        or any(os.environ.get(name) for name in _NAMES)
+    )
+
+
+def make_mesh(*, model: int = 1) -> Mesh:
+    """All devices of all processes, `model` of them to a row.
+
+    Raises:
+        ConfigError: The devices cannot be split so.
+    """
+    devices = jax.device_count()
+    if devices % model:
+        raise ConfigError(f"parallelism.model={model} is not allowed: use a divisor of {devices}")
+    return jax.make_mesh((devices // model, model), ("data", "model"), (_AUTO, _AUTO))
+
+
+_AUTO = jax.sharding.AxisType.Auto
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Of batches: rows over all devices."""
+    return NamedSharding(mesh, PartitionSpec(("data", "model")))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Of what every device holds whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def state_sharding(mesh: Mesh, state: Any) -> Any:
+    """For each array of a state: its largest axis that divides, over `model`; others are whole.
+
+    Args:
+        mesh: From `make_mesh`.
+        state: Arrays, or their shapes (`jax.eval_shape`).
+    """
+    size = mesh.shape["model"]
+
+    def place(leaf: Any) -> NamedSharding:
+        axes = [axis for axis, edge in enumerate(leaf.shape) if edge % size == 0 and edge >= size]
+        if size == 1 or not axes:
+            return replicated(mesh)
+        longest = max(axes, key=lambda axis: (leaf.shape[axis], axis))
+        return NamedSharding(
+            mesh,
+            PartitionSpec(*("model" if axis == longest else None for axis in range(longest + 1))),
+        )
+
+    return jax.tree.map(place, state)
+
+
+def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
+    """The rows of a global batch that this process's devices hold, ascending.
+
+    Raises:
+        ConfigError: The batch cannot be split over the devices.
+    """
+    if batch_size % mesh.size:
+        raise ConfigError(
+            f"batch_size={batch_size} is not allowed: use a multiple of the {mesh.size} devices"
+        )
+    slices = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
+    rows = {row for index in slices.values() if index for row in range(batch_size)[index[0]]}
+    return np.array(sorted(rows))
+
+
+def place_batch(mesh: Mesh, rows: np.ndarray, batch: HostBatch, batch_size: int) -> dict[str, Any]:
+    """A host's rows, on its devices, as global arrays.
+
+    Args:
+        mesh: From `make_mesh`.
+        rows: From `local_rows`.
+        batch: Those rows.
+        batch_size: Of the global batch.
+    """
+    sharding = batch_sharding(mesh)
+
+    def place(values: np.ndarray) -> jax.Array:
+        def part(index: Any) -> np.ndarray:
+            first = range(batch_size)[index[0]]
+            start = int(np.searchsorted(rows, first.start))
+            return values[start : start + len(first)]
+
+        return jax.make_array_from_callback((batch_size, *values.shape[1:]), sharding, part)
+
+    return {
+        "images": place(batch.images),
+        "labels": place(batch.labels),
+        "weights": place(batch.weights),
+    }
+
+
+def place_state(state: Any, shardings: Any) -> Any:
+    """Host arrays, whole in every process, as global arrays of these shardings."""
+
+    def place(values: Any, sharding: NamedSharding) -> jax.Array:
+        values = np.asarray(values)
+        return jax.make_array_from_callback(
+            values.shape, sharding, lambda index: np.array(values[index])
+        )
+
+    return jax.tree.map(place, state, shardings)
+
+
+def gather(tree: Any) -> Any:
+    """Global arrays as host arrays, whole in every process; all processes must call it."""
+
+    def fetch(array: jax.Array) -> np.ndarray:
+        if array.is_fully_addressable or array.is_fully_replicated:
+            return np.asarray(array)
+        return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+
+    return jax.tree.map(fetch, tree)

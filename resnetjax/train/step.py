@@ -1,0 +1,412 @@
+"""One step of training and of evaluation, as pure functions of a state and a batch."""
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any, TypeAlias
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from resnetjax.config import Preprocess, ResNetConfig
+from resnetjax.data.augment import augment
+from resnetjax.data.preprocess import normalize
+from resnetjax.nn.resnet import ResNet
+from resnetjax.pretrained import Variables
+from resnetjax.train.recipe import Recipe
+
+Tree: TypeAlias = Any
+Batch: TypeAlias = dict[str, Array]
+"""`images` uint8[batch, height, width, channels], `labels` int32[batch], `weights` float32[batch]:
+1, or 0 for an image that could not be read and for padding."""
+Metrics: TypeAlias = dict[str, Array]
+
+# Dynamic scaling of float16 losses (Micikevicius 2017), with the figures of NVIDIA's Apex.
+FIRST_LOSS_SCALE = 2.0**15
+LOSS_SCALE_STEPS = 2000
+
+
+class LossScale(flax.struct.PyTreeNode):
+    """What a float16 loss is multiplied by.
+
+    Attributes:
+        scale: Halved when a gradient is not finite, doubled after `LOSS_SCALE_STEPS` that are.
+        good_steps: Since it last changed.
+    """
+
+    scale: Float[Array, ""]
+    good_steps: Int[Array, ""]
+
+    def after(self, finite: Array) -> "LossScale":
+        """The scale for the next step."""
+        grown = self.good_steps + 1 >= LOSS_SCALE_STEPS
+        scale = jnp.where(
+            finite, jnp.where(grown, self.scale * 2, self.scale), jnp.maximum(self.scale / 2, 1)
+        )
+        steps = jnp.where(finite & ~grown, self.good_steps + 1, 0)
+        return LossScale(scale=scale, good_steps=steps)
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """Everything that a step reads and writes; a checkpoint holds just this.
+
+    Attributes:
+        step: Number of batches seen.
+        params: Float32.
+        batch_stats: Running statistics.
+        opt_state: Of the optimiser.
+        ema: Averages of parameters and statistics, or None.
+        loss_scale: For float16, or None.
+        skipped: Steps in a row that were skipped for a value that is not finite.
+    """
+
+    step: Int[Array, ""]
+    params: Tree
+    batch_stats: Tree
+    opt_state: Tree
+    ema: Variables | None
+    loss_scale: LossScale | None
+    skipped: Int[Array, ""]
+
+    @property
+    def variables(self) -> Variables:
+        """What the net is applied to in training."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+    @property
+    def best_variables(self) -> Variables:
+        """What the net is evaluated and kept with: the averages, where there are any."""
+        return self.ema or self.variables
+
+
+def create_state(
+    variables: Variables, optimizer: optax.GradientTransformation, recipe: Recipe
+) -> TrainState:
+    """The state before the first step; its arrays are its own, for a donated step to overwrite."""
+    owned = jax.tree.map(jnp.copy, variables)
+    stats = owned.get("batch_stats", {})
+    averages = {"params": owned["params"], "batch_stats": stats}
+    scaled = recipe.precision == "float16"
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=owned["params"],
+        batch_stats=stats,
+        opt_state=optimizer.init(owned["params"]),
+        ema=jax.tree.map(jnp.copy, averages) if recipe.optimizer.ema_decay else None,
+        loss_scale=LossScale(scale=jnp.float32(FIRST_LOSS_SCALE), good_steps=jnp.int32(0))
+        if scaled
+        else None,
+        skipped=jnp.zeros((), jnp.int32),
+    )
+
+
+def make_model(recipe: Recipe, config: ResNetConfig, *, axis_name: str | None = None) -> ResNet:
+    """The net as a recipe trains it."""
+    return ResNet(
+        config,
+        dtype=jnp.dtype(recipe.precision),
+        remat=recipe.model.remat,
+        frozen=recipe.model.frozen,
+        axis_name=axis_name,
+        norm_batch=recipe.parallelism.norm_batch,
+    )
+
+
+def make_train_step(
+    model: ResNet,
+    optimizer: optax.GradientTransformation,
+    recipe: Recipe,
+    *,
+    schedule: Callable[[Array], Array],
+    warmup_steps: int = 0,
+    axis_name: str | None = None,
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """The step of a recipe: a pure function of state and batch, for `jax.jit` or `jax.pmap`.
+
+    A loss, gradient or statistic that is not finite skips the update: the state stays as it was,
+    but for `step`, `skipped`, the loss scale and the optimiser's counts.
+
+    Args:
+        model: From `make_model`.
+        optimizer: From `make_optimizer`.
+        recipe: The rest.
+        schedule: From `make_schedule`, for the metrics.
+        warmup_steps: How long the averages only follow the parameters.
+        axis_name: The mapped axis under `pmap` or `shard_map(check_vma=False)`, on which the batch
+            is split; None under `jit`, where statistics and gradients are global by themselves.
+            With a model without it each device normalises by its own statistics, and the running
+            ones move by their mean.
+
+    Returns:
+        A function to (new state, metrics): `loss`, `accuracy`, `learning_rate`, `grad_norm`, and
+        `bad_leaf`, the index of the first leaf of `watched(state)` that is not finite, or -1.
+    """
+    parts = recipe.optimizer.accumulate
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        augment_key, drop_key = draw_keys(recipe, state.step, axis_name=axis_name)
+        images, targets, weights = vary(recipe, model.config, augment_key, batch)
+        total = jnp.maximum(_sum_over(weights.sum(), axis_name), 1)
+        scale = 1.0 if state.loss_scale is None else state.loss_scale.scale
+
+        def loss_of(params: Tree, stats: Tree, part: tuple[Array, ...], key: Array) -> Any:
+            images, targets, weights = part
+            # Nothing is derived that would not be used, and the norm is that of what is trained.
+            fixed = {name: tree for name, tree in params.items() if is_frozen(model, name)}
+            logits, updates = model.apply(
+                {"params": params | lax.stop_gradient(fixed), "batch_stats": stats},
+                images,
+                train=True,
+                mutable=["batch_stats"],
+                rngs={"dropout": key},
+            )
+            loss = (losses(logits, targets, recipe) * weights).sum() / total
+            hits = (logits.argmax(-1) == targets.argmax(-1)) * weights
+            stats = updates.get("batch_stats", stats)
+            return loss * scale, (loss, hits.sum() / total, stats)
+
+        gradient = jax.grad(loss_of, has_aux=True)
+
+        def accumulate(carry: Any, part_and_key: Any) -> tuple[Any, None]:
+            grads, loss, accuracy, stats = carry
+            more, (more_loss, more_accuracy, stats) = gradient(state.params, stats, *part_and_key)
+            grads = jax.tree.map(jnp.add, grads, more)
+            return (grads, loss + more_loss, accuracy + more_accuracy, stats), None
+
+        if parts == 1:
+            grads, (loss, accuracy, stats) = gradient(
+                state.params, state.batch_stats, (images, targets, weights), drop_key
+            )
+        else:
+            # Every n-th example, not the n-th part: a batch split over devices stays where it is.
+            split = [
+                x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1)
+                for x in (images, targets, weights)
+            ]
+            zero = jnp.zeros((), jnp.promote_types(model.dtype, jnp.float32))
+            start = (jax.tree.map(jnp.zeros_like, state.params), zero, zero, state.batch_stats)
+            (grads, loss, accuracy, stats), _ = lax.scan(
+                accumulate, start, (tuple(split), jax.random.split(drop_key, parts))
+            )
+        grads, loss, accuracy = _sum_over((grads, loss, accuracy), axis_name)
+        grads = jax.tree.map(lambda g: g / scale, grads)
+        if axis_name is not None and model.axis_name is None:
+            stats = lax.pmean(stats, axis_name)  # each device took its own
+        bad_leaf = _first_not_finite(state, grads, loss, stats)
+        new = _updated(state, optimizer, recipe, grads, stats, bad_leaf < 0, warmup_steps)
+        metrics = {
+            "loss": loss,
+            "accuracy": accuracy,
+            "learning_rate": schedule(state.step),
+            "grad_norm": optax.tree.norm(grads),
+            "bad_leaf": bad_leaf,
+        }
+        return new, metrics
+
+    return train_step
+
+
+def draw_keys(
+    recipe: Recipe, step: Array | int, *, axis_name: str | None = None
+) -> tuple[Array, Array]:
+    """What a step draws from: the key of `vary`, and that of what the net drops."""
+    key = jax.random.fold_in(jax.random.key(recipe.seed), step)
+    if axis_name is not None:
+        key = jax.random.fold_in(key, lax.axis_index(axis_name))
+    augment_key, drop_key = jax.random.split(key)
+    return augment_key, drop_key
+
+
+def is_frozen(model: ResNet, module: str) -> bool:
+    """Whether a module of the net ("stem", "stage1_block1", ...) belongs to a frozen part."""
+    return any(module == part or module.startswith(f"{part}_") for part in model.frozen)
+
+
+def vary(
+    recipe: Recipe, config: ResNetConfig, key: Array, batch: Batch
+) -> tuple[Array, Array, Array]:
+    """A batch as the net is trained on it: images float32, targets [batch, classes], weights."""
+    images, targets = augment(
+        key,
+        batch["images"],
+        batch["labels"],
+        augmentation=recipe.augmentation,
+        preprocess=recipe.preprocess,
+        num_classes=config.num_classes,
+    )
+    weights = batch["weights"]
+    if recipe.augmentation.mixup_alpha or recipe.augmentation.cutmix_alpha:
+        weights = weights * weights[::-1]  # a mixed image is as bad as its partner
+    return images, targets, weights
+
+
+def make_eval_step(
+    model: ResNet, preprocess: Preprocess, *, axis_name: str | None = None
+) -> Callable[[Variables, Batch], Metrics]:
+    """Sums over a batch: `loss` (cross-entropy), `top1`, `top5` (hits) and `examples`.
+
+    A batch's `labels` may also be bool[batch, classes], all that count as right; then the loss is
+    NaN.
+    """
+
+    def eval_step(variables: Variables, batch: Batch) -> Metrics:
+        logits: Any = model.apply(variables, normalize(batch["images"], preprocess), train=False)
+        labels, weights = batch["labels"], batch["weights"]
+        _, best = lax.top_k(logits, min(5, logits.shape[-1]))
+        if labels.ndim == 2:
+            hits = jnp.take_along_axis(labels, best, axis=1)
+            loss = jnp.full(len(labels), jnp.nan)
+        else:
+            hits = best == labels[:, None]
+            loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        sums = {
+            "loss": (loss * weights).sum(),
+            "top1": (hits[:, 0] * weights).sum(),
+            "top5": (hits.any(-1) * weights).sum(),
+            "examples": weights.sum(),
+        }
+        return _sum_over(sums, axis_name)
+
+    return eval_step
+
+
+def losses(
+    logits: Float[Array, "batch classes"], targets: Float[Array, "batch classes"], recipe: Recipe
+) -> Float[Array, " batch"]:
+    """The loss of each example.
+
+    Binary cross-entropy is the mean over the classes, as `torch.nn.BCEWithLogitsLoss` takes it.
+    """
+    targets = targets.astype(logits.dtype)
+    if recipe.loss == "cross_entropy":
+        return optax.softmax_cross_entropy(logits, targets)
+    if recipe.loss_threshold is not None:
+        targets = (targets > recipe.loss_threshold).astype(logits.dtype)
+    return optax.sigmoid_binary_cross_entropy(logits, targets).mean(-1)
+
+
+def exact_statistics(
+    model: ResNet, variables: Variables, batches: Iterable[Batch], preprocess: Preprocess
+) -> Variables:
+    """The variables with the norms' statistics recomputed over batches, as He et al. 2015 did.
+
+    Means are averaged over the batches, and variances with the spread of the means, so that equal
+    batches give the statistics of all their examples together. Nothing is dropped meanwhile, and
+    frozen parts keep theirs.
+    """
+    whole = model.config.replace(drop_path_rate=0.0, block_dropout=0.0, dropout=0.0)
+    model = model.clone(config=whole, norm_batch=None)
+    total, count = None, 0
+    for batch in batches:
+        now = _moments(model, preprocess, variables, batch)
+        total = now if total is None else jax.tree.map(jnp.add, total, now)
+        count += 1
+    if total is None:
+        return variables
+    averaged = jax.tree.map(lambda x: x / count, total)
+    exact = _map_norms(
+        lambda mean, square: (mean, jnp.maximum(square - lax.square(mean), 0)), averaged
+    )
+    return {**variables, "batch_stats": {**variables["batch_stats"], **exact}}
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _moments(model: ResNet, preprocess: Preprocess, variables: Variables, batch: Batch) -> Tree:
+    """Mean and mean square of a batch at every norm that is not frozen, as "mean" and "var"."""
+    stats = variables["batch_stats"]
+    moving = [name for name in stats if not is_frozen(model, name)]
+    zeros = jax.tree.map(jnp.zeros_like, {name: stats[name] for name in moving})
+    _, updates = model.apply(
+        {**variables, "batch_stats": {**stats, **zeros}},
+        normalize(batch["images"], preprocess),
+        train=True,
+        mutable=["batch_stats"],
+    )
+    # From zero the running values moved by this share of the batch's.
+    share = 1 - model.config.norm_decay
+    now = {
+        name: jax.tree.map(lambda moved: moved / share, updates["batch_stats"][name])
+        for name in moving
+    }
+    return _map_norms(lambda mean, var: (mean, var + lax.square(mean)), now)
+
+
+def watched(state: TrainState) -> list[str]:
+    """Names of what `bad_leaf` counts: parameters, statistics, then the loss and all gradients."""
+    names = [
+        f"{kind}{jax.tree_util.keystr(path, simple=True, separator='/')}"
+        for kind, tree in (
+            ("parameter ", state.params),
+            ("statistic ", state.batch_stats),
+            ("gradient of ", state.params),
+            ("updated statistic ", state.batch_stats),
+        )
+        for path, _ in jax.tree_util.tree_leaves_with_path(tree)
+    ]
+    return [*names, "loss"]
+
+
+def _first_not_finite(state: TrainState, grads: Tree, loss: Array, stats: Tree) -> Array:
+    leaves = jax.tree.leaves((state.params, state.batch_stats, grads, stats, loss))
+    bad = jnp.stack([~jnp.isfinite(leaf).all() for leaf in leaves])
+    return jnp.where(bad.any(), bad.argmax(), -1).astype(jnp.int32)
+
+
+def _updated(
+    state: TrainState,
+    optimizer: optax.GradientTransformation,
+    recipe: Recipe,
+    grads: Tree,
+    stats: Tree,
+    finite: Array,
+    warmup_steps: int,
+) -> TrainState:
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    ema = state.ema
+    if ema is not None:
+        decay = jnp.where(state.step < warmup_steps, 0.0, recipe.optimizer.ema_decay or 0.0)
+        decay = jnp.where((state.step + 1) % recipe.optimizer.ema_every == 0, decay, 1.0)
+
+        def average(old: Array, new: Array) -> Array:
+            # By the difference: what does not change, as in frozen parts, keeps its bits.
+            moved = old + ((1 - decay) * (new - old)).astype(old.dtype)
+            return jnp.where(decay == 0, new, moved)
+
+        ema = jax.tree.map(average, ema, {"params": params, "batch_stats": stats})
+
+    def unless_skipped(new: Array, old: Array) -> Array:
+        return jnp.where(finite, new, old)
+
+    def count_on(new: Array, old: Array) -> Array:
+        # The learning rate is read at a count, and stays a function of the step if it goes on.
+        counts = jnp.issubdtype(new.dtype, jnp.integer)
+        return new if counts else unless_skipped(new, old)
+
+    params, stats, ema = jax.tree.map(
+        unless_skipped, (params, stats, ema), (state.params, state.batch_stats, state.ema)
+    )
+    opt_state = jax.tree.map(count_on, opt_state, state.opt_state)
+    return TrainState(
+        step=state.step + 1,
+        params=params,
+        batch_stats=stats,
+        opt_state=opt_state,
+        ema=ema,
+        loss_scale=state.loss_scale and state.loss_scale.after(finite),
+        skipped=jnp.where(finite, 0, state.skipped + 1),
+    )
+
+
+def _sum_over(tree: Any, axis_name: str | None) -> Any:
+    return tree if axis_name is None else lax.psum(tree, axis_name)
+
+
+def _map_norms(change: Callable[[Array, Array], tuple[Array, Array]], stats: Tree) -> Tree:
+    if "mean" in stats and "var" in stats:
+        mean, var = change(stats["mean"], stats["var"])
+        return {"mean": mean, "var": var}
+    return {name: _map_norms(change, below) for name, below in stats.items()}

@@ -1,0 +1,81 @@
+"""The commands and snippets of docs/, run as they stand, or parsed where they need much data."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tyro
+
+from resnetjax.train.command import EvaluateArguments, TrainArguments
+from resnetjax.train.recipe import Recipe, read_recipe
+
+ROOT = Path(__file__).parents[1]
+TRAIN = ROOT / "docs" / "train.md"
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The fenced blocks of one language, in order."""
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+    return [text for named, text in fenced if named == language]
+
+
+def lines(page: Path, language: str) -> list[str]:
+    return [line for block in blocks(page, language) for line in block.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("docs")
+    (folder / "configs").symlink_to(ROOT / "configs")
+    return folder
+
+
+def test_the_commands_of_a_first_run_run_in_order(folder):
+    for command in lines(TRAIN, "sh"):
+        arguments = shlex.split(command, comments=True)
+        assert arguments[0] == "resnetjax"
+        done = subprocess.run(
+            [sys.executable, "-m", *arguments], cwd=folder, capture_output=True, text=True
+        )
+        assert done.returncode == 0, f"{command}\n{done.stderr}"
+        assert done.stdout, command
+        if arguments[1] == "evaluate":
+            assert float(re.search(r"top-1 ([\d.]+)%", done.stdout)[1]) >= 98
+    assert (folder / "runs/digits/curves.png").exists()
+    assert (folder / "runs/dry/first_batch.png").exists()
+
+
+def test_the_snippets_run(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    for snippet in blocks(TRAIN, "python"):
+        exec(compile(snippet, str(TRAIN), "exec"), {})
+    assert "'loss': " in capsys.readouterr().out
+
+
+def test_the_other_commands_parse():
+    for command in lines(TRAIN, "text"):
+        program, verb, *arguments = shlex.split(command)
+        if program != "resnetjax":
+            continue
+        if verb == "evaluate":
+            tyro.cli(EvaluateArguments, args=arguments)
+            continue
+        recipe = Recipe() if arguments[0] == "RECIPE.py" else read_recipe(ROOT / arguments[0])
+        default = TrainArguments(workdir=Path(), recipe=recipe)
+        tyro.cli(TrainArguments, args=arguments[1:], default=default)
+
+
+def test_every_flag_and_recipe_that_is_named_exists(capsys):
+    text = TRAIN.read_text()
+    flags = set(re.findall(r"`(--[a-z.-]+)(?: [^`]*)?`", text))
+    assert len(flags) > 10
+    with pytest.raises(SystemExit):
+        tyro.cli(TrainArguments, default=TrainArguments(workdir=Path()), args=["--help"])
+    known = capsys.readouterr().out
+    assert {flag for flag in flags if flag not in known} == set()
+    listed = set(re.findall(r"((?:imagenet|cifar10|digits)_\w+)(?:\.py)?`", text))
+    there = {path.stem for path in (ROOT / "configs").glob("*.py")}
+    assert listed == there

@@ -1,0 +1,90 @@
+"""The folder of a run: whose it is, and what could not be read."""
+
+import dataclasses
+import json
+
+import pytest
+
+from resnetjax.errors import ConfigError, CorruptFile
+from resnetjax.train.recipe import Checkpointing, Data, Recipe
+from resnetjax.train.run_folder import RunFolder
+
+FACTS = {"training examples": 100, "test examples": 10, "classes": 3}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = RunFolder(tmp_path / "new" / "run")
+    folder.claim(Recipe(), FACTS, allow_changes=False)
+    return folder
+
+
+def test_a_new_run_notes_its_recipe_and_its_data(folder):
+    noted = json.loads((folder.root / "recipe.json").read_text())
+    assert noted["data"] == FACTS
+    assert Recipe.from_json(noted["recipe"]) == Recipe()
+    assert [path.name for path in folder.root.iterdir()] == ["recipe.json"]
+
+
+def test_a_run_goes_on_with_the_same_recipe_and_what_is_free_in_it(folder):
+    recipe = Recipe(data=Data(path="elsewhere", workers=7), checkpoint=Checkpointing(keep=9))
+    folder.claim(recipe, FACTS, allow_changes=False)
+    noted = json.loads((folder.root / "recipe.json").read_text())
+    assert Recipe.from_json(noted["recipe"]) == recipe
+
+
+def test_another_recipe_or_other_data_is_refused_with_all_differences(folder):
+    before = (folder.root / "recipe.json").read_bytes()
+    with pytest.raises(ConfigError) as raised:
+        folder.claim(Recipe(batch_size=8, seed=1), {**FACTS, "classes": 4}, allow_changes=False)
+    assert str(raised.value).splitlines() == [
+        f"{folder.root} holds a run with another recipe:",
+        "  batch_size: 1024 -> 8",
+        "  seed: 0 -> 1",
+        "  classes: 3 -> 4",
+        "Take another --workdir, or --allow-changes to go on with the new values.",
+    ]
+    assert (folder.root / "recipe.json").read_bytes() == before
+    folder.claim(Recipe(batch_size=8, seed=1), FACTS, allow_changes=True)
+    folder.claim(Recipe(batch_size=8, seed=1), FACTS, allow_changes=False)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "3",
+        "{}",
+        '{"recipe": {}}',
+        '{"recipe": {"learning": 1}, "data": {}}',
+        '{"recipe": {"seed": "x"}, "data": {}}',
+        '{"recipe": {"data": null}, "data": {}}',
+        '{"recipe": [], "data": {}}',
+        '{"recipe": {}, "data": 3}',
+        "\udcff",
+    ],
+)
+def test_a_damaged_recipe_is_said_to_be_one(folder, text):
+    (folder.root / "recipe.json").write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(CorruptFile, match=r"recipe\.json: not the recipe of a run"):
+        folder.claim(Recipe(), FACTS, allow_changes=True)
+
+
+def test_each_image_that_cannot_be_read_is_listed_once_on_one_line(folder):
+    folder.note_bad([])
+    assert not folder.bad_images.exists()
+    folder.note_bad(["a.jpg: cut off", "b.jpg: no\nimage", "a.jpg: cut off"])
+    folder.note_bad(["b.jpg: no\nimage", "c.jpg: empty"])
+    assert folder.bad_images.read_text().splitlines() == [
+        "a.jpg: cut off",
+        "b.jpg: no image",
+        "c.jpg: empty",
+    ]
+
+
+def test_everything_lies_in_the_folder(folder):
+    paths = [getattr(folder, name) for name in ("checkpoints", "metrics", "curves", "first_batch")]
+    assert {path.parent for path in (*paths, folder.model("best"))} == {folder.root}
+    assert dataclasses.replace(folder, root=folder.root) == folder
