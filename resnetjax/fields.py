@@ -36,7 +36,7 @@ def construct(cls: type[T], values: Mapping[str, Any]) -> T:
 
 def _build(value: Any, hint: Any) -> Any:
     options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    kinds = [option for option in options if dataclasses.is_dataclass(option)]
+    kinds = [o for o in options if isinstance(o, type) and dataclasses.is_dataclass(o)]
     return construct(kinds[0], value) if kinds and isinstance(value, Mapping) else _tuples(value)
 
 

@@ -163,7 +163,7 @@ def train_parity(
     *,
     parts: tuple[str, ...] = ("trajectory", "gradients", "runs"),
     epochs: int = 5,
-    seeds: int = 3,
+    seeds: tuple[int, ...] = (0, 1, 2),
     out: Path | None = None,
 ) -> None:
     """Train CIFAR ResNet-20 beside PyTorch: the same batches, the same initial weights.
@@ -172,7 +172,7 @@ def train_parity(
         data: CIFAR-10, in any layout that training reads.
         parts: Which comparisons: float64 trajectories, float32 gradients, whole float32 runs.
         epochs: Of the runs in float32.
-        seeds: How many runs a side.
+        seeds: Of the runs; those that are in `out` already stay.
         out: Where the JSON goes, beside the terminal; parts that are there already stay.
     """
     import train_parity

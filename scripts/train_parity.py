@@ -81,7 +81,7 @@ class ResNet20(nn.Module):
 
 
 def compare(
-    data: str, *, parts: Collection[str], epochs: int, seeds: int, out: Path | None
+    data: str, *, parts: Collection[str], epochs: int, seeds: Collection[int], out: Path | None
 ) -> dict[str, Any]:
     """Some of `PARTS`; each is written to `out` when it is done, beside what is there."""
     base = read_recipe(CONFIG)
@@ -103,9 +103,9 @@ def compare(
             note(**{f"float32_gradients_{activation}": gradients(base, activation, states=10)})
     if "runs" not in parts:
         return result
-    runs: list[dict[str, Any]] = []
+    runs: list[dict[str, Any]] = result.get("float32_runs", {}).get("runs", [])
     shortened = dataclasses.replace(base, epochs=float(epochs))
-    for seed in range(seeds):
+    for seed in sorted({*seeds} - {run["seed"] for run in runs}):
         recipe = dataclasses.replace(shortened, seed=seed)
         with Setup(recipe) as setup:
             runs.append({"seed": seed, "resnetjax": train_ours(setup), "torch": train_torch(setup)})

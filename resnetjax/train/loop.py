@@ -34,7 +34,7 @@ from resnetjax.train.report import (
 from resnetjax.train.run_folder import RunFolder
 from resnetjax.train.setup import Setup
 from resnetjax.train.sharding import gather, place_state
-from resnetjax.train.step import TrainState, watched
+from resnetjax.train.state import TrainState, watched
 
 _STOP_EVERY = 10  # steps between which several processes ask each other for signals
 _BAD_AFTER = 1000  # examples: with fewer, a single bad image says nothing of a rate

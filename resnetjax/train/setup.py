@@ -30,15 +30,9 @@ from resnetjax.train.sharding import (
     replicated,
     state_sharding,
 )
-from resnetjax.train.step import (
-    Batch,
-    TrainState,
-    create_state,
-    exact_statistics,
-    make_eval_step,
-    make_model,
-    make_train_step,
-)
+from resnetjax.train.state import TrainState, create_state
+from resnetjax.train.statistics import exact_statistics
+from resnetjax.train.step import Batch, make_eval_step, make_model, make_train_step
 
 
 class Setup:

@@ -1,15 +1,13 @@
 """One step of training and of evaluation, as pure functions of a state and a batch."""
 
-import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from resnetjax.config import Preprocess, ResNetConfig
 from resnetjax.data.augment import augment
@@ -17,90 +15,12 @@ from resnetjax.data.preprocess import normalize
 from resnetjax.nn.resnet import ResNet
 from resnetjax.pretrained import Variables
 from resnetjax.train.recipe import Recipe
+from resnetjax.train.state import TrainState, Tree
 
-Tree: TypeAlias = Any
 Batch: TypeAlias = dict[str, Array]
 """`images` uint8[batch, height, width, channels], `labels` int32[batch], `weights` float32[batch]:
 1, or 0 for an image that could not be read and for padding."""
 Metrics: TypeAlias = dict[str, Array]
-
-# Dynamic scaling of float16 losses (Micikevicius 2017), with the figures of NVIDIA's Apex.
-FIRST_LOSS_SCALE = 2.0**15
-LOSS_SCALE_STEPS = 2000
-
-
-class LossScale(flax.struct.PyTreeNode):
-    """What a float16 loss is multiplied by.
-
-    Attributes:
-        scale: Halved when a gradient is not finite, doubled after `LOSS_SCALE_STEPS` that are.
-        good_steps: Since it last changed.
-    """
-
-    scale: Float[Array, ""]
-    good_steps: Int[Array, ""]
-
-    def after(self, finite: Array) -> "LossScale":
-        """The scale for the next step."""
-        grown = self.good_steps + 1 >= LOSS_SCALE_STEPS
-        scale = jnp.where(
-            finite, jnp.where(grown, self.scale * 2, self.scale), jnp.maximum(self.scale / 2, 1)
-        )
-        steps = jnp.where(finite & ~grown, self.good_steps + 1, 0)
-        return LossScale(scale=scale, good_steps=steps)
-
-
-class TrainState(flax.struct.PyTreeNode):
-    """Everything that a step reads and writes; a checkpoint holds just this.
-
-    Attributes:
-        step: Number of batches seen.
-        params: Float32.
-        batch_stats: Running statistics.
-        opt_state: Of the optimiser.
-        ema: Averages of parameters and statistics, or None.
-        loss_scale: For float16, or None.
-        skipped: Steps in a row that were skipped for a value that is not finite.
-    """
-
-    step: Int[Array, ""]
-    params: Tree
-    batch_stats: Tree
-    opt_state: Tree
-    ema: Variables | None
-    loss_scale: LossScale | None
-    skipped: Int[Array, ""]
-
-    @property
-    def variables(self) -> Variables:
-        """What the net is applied to in training."""
-        return {"params": self.params, "batch_stats": self.batch_stats}
-
-    @property
-    def best_variables(self) -> Variables:
-        """What the net is evaluated and kept with: the averages, where there are any."""
-        return self.ema or self.variables
-
-
-def create_state(
-    variables: Variables, optimizer: optax.GradientTransformation, recipe: Recipe
-) -> TrainState:
-    """The state before the first step; its arrays are its own, for a donated step to overwrite."""
-    owned = jax.tree.map(jnp.copy, variables)
-    stats = owned.get("batch_stats", {})
-    averages = {"params": owned["params"], "batch_stats": stats}
-    scaled = recipe.precision == "float16"
-    return TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=owned["params"],
-        batch_stats=stats,
-        opt_state=optimizer.init(owned["params"]),
-        ema=jax.tree.map(jnp.copy, averages) if recipe.optimizer.ema_decay else None,
-        loss_scale=LossScale(scale=jnp.float32(FIRST_LOSS_SCALE), good_steps=jnp.int32(0))
-        if scaled
-        else None,
-        skipped=jnp.zeros((), jnp.int32),
-    )
 
 
 def make_model(recipe: Recipe, config: ResNetConfig, *, axis_name: str | None = None) -> ResNet:
@@ -288,67 +208,6 @@ def losses(
     return optax.sigmoid_binary_cross_entropy(logits, targets).mean(-1)
 
 
-def exact_statistics(
-    model: ResNet, variables: Variables, batches: Iterable[Batch], preprocess: Preprocess
-) -> Variables:
-    """The variables with the norms' statistics recomputed over batches, as He et al. 2015 did.
-
-    Means are averaged over the batches, and variances with the spread of the means, so that equal
-    batches give the statistics of all their examples together. Nothing is dropped meanwhile, and
-    frozen parts keep theirs.
-    """
-    whole = model.config.replace(drop_path_rate=0.0, block_dropout=0.0, dropout=0.0)
-    model = model.clone(config=whole, norm_batch=None)
-    total, count = None, 0
-    for batch in batches:
-        now = _moments(model, preprocess, variables, batch)
-        total = now if total is None else jax.tree.map(jnp.add, total, now)
-        count += 1
-    if total is None:
-        return variables
-    averaged = jax.tree.map(lambda x: x / count, total)
-    exact = _map_norms(
-        lambda mean, square: (mean, jnp.maximum(square - lax.square(mean), 0)), averaged
-    )
-    return {**variables, "batch_stats": {**variables["batch_stats"], **exact}}
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _moments(model: ResNet, preprocess: Preprocess, variables: Variables, batch: Batch) -> Tree:
-    """Mean and mean square of a batch at every norm that is not frozen, as "mean" and "var"."""
-    stats = variables["batch_stats"]
-    moving = [name for name in stats if not is_frozen(model, name)]
-    zeros = jax.tree.map(jnp.zeros_like, {name: stats[name] for name in moving})
-    _, updates = model.apply(
-        {**variables, "batch_stats": {**stats, **zeros}},
-        normalize(batch["images"], preprocess),
-        train=True,
-        mutable=["batch_stats"],
-    )
-    # From zero the running values moved by this share of the batch's.
-    share = 1 - model.config.norm_decay
-    now = {
-        name: jax.tree.map(lambda moved: moved / share, updates["batch_stats"][name])
-        for name in moving
-    }
-    return _map_norms(lambda mean, var: (mean, var + lax.square(mean)), now)
-
-
-def watched(state: TrainState) -> list[str]:
-    """Names of what `bad_leaf` counts: parameters, statistics, then the loss and all gradients."""
-    names = [
-        f"{kind}{jax.tree_util.keystr(path, simple=True, separator='/')}"
-        for kind, tree in (
-            ("parameter ", state.params),
-            ("statistic ", state.batch_stats),
-            ("gradient of ", state.params),
-            ("updated statistic ", state.batch_stats),
-        )
-        for path, _ in jax.tree_util.tree_leaves_with_path(tree)
-    ]
-    return [*names, "loss"]
-
-
 def _first_not_finite(state: TrainState, grads: Tree, loss: Array, stats: Tree) -> Array:
     leaves = jax.tree.leaves((state.params, state.batch_stats, grads, stats, loss))
     bad = jnp.stack([~jnp.isfinite(leaf).all() for leaf in leaves])
@@ -403,10 +262,3 @@ def _updated(
 
 def _sum_over(tree: Any, axis_name: str | None) -> Any:
     return tree if axis_name is None else lax.psum(tree, axis_name)
-
-
-def _map_norms(change: Callable[[Array, Array], tuple[Array, Array]], stats: Tree) -> Tree:
-    if "mean" in stats and "var" in stats:
-        mean, var = change(stats["mean"], stats["var"])
-        return {"mean": mean, "var": var}
-    return {name: _map_norms(change, below) for name, below in stats.items()}

@@ -246,10 +246,10 @@ def test_images_that_kill_every_worker_end_the_run_by_their_numbers(tmp_path):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_reader_that_hangs_ends_the_run(monkeypatch, tmp_path, workers):
-    monkeypatch.setattr(loader, "STALL_SECONDS", 3.0)
+    monkeypatch.setattr(loader, "STALL_SECONDS", 2.0)
     with (
         Loader(reader(Faulty(tmp_path, "hangs")), workers=workers) as opened,
-        pytest.raises(DataStalled, match=r"no batch within 3 s: a worker or the file system hangs"),
+        pytest.raises(DataStalled, match=r"no batch within 2 s: a worker or the file system hangs"),
     ):
         batches_of(opened)
     assert not children()

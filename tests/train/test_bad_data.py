@@ -2,10 +2,10 @@
 
 import io
 import os
+import re
 import shutil
 import struct
 import zlib
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +16,8 @@ from resnetjax.config import Preprocess
 from resnetjax.data.augmentation import Augmentation
 from resnetjax.data.datasets import open_dataset
 from resnetjax.data.loader import HostBatch, Loader, Order, Reader
-from resnetjax.errors import DataCorrupt
-from resnetjax.train import loop
 from resnetjax.train.report import read_metrics
-from tests.train import tiny
-from tests.train.lives import metrics
+from tests.train.lives import Life, Nursery
 
 COUNT = 64  # images that are all right
 
@@ -184,50 +181,52 @@ BROKEN = {"0000.jpg": b"", "0010.jpg": b"<html>", "0100.jpg": encoded(0)[:-200],
           "0200.jpg": png(60_000, 60_000), "0300.jpg": jpeg(60_000, 60_000)}  # fmt: skip
 
 
-def recipe_for(data: Path, **changes):
-    recipe = tiny.of_files(data, epochs=2.0, **changes)
-    return replace(recipe, checkpoint=replace(recipe.checkpoint, every_steps=0))
+def start(nursery: Nursery, data: Path, run: Path, *arguments: object, **options) -> Life:
+    recipe = run.with_suffix(".py")
+    recipe.write_text(f"from tests.train.tiny import of_files\nRECIPE = of_files({str(data)!r})\n")
+    return nursery.start("--workdir", run, *arguments, recipe=recipe, **options)
 
 
-def test_a_run_goes_on_at_half_a_percent_and_lists_each_bad_image_once(many, tmp_path):
+def test_a_run_goes_on_at_half_a_percent_and_lists_each_bad_image_once(nursery, many, tmp_path):
     root = shutil.copytree(many, tmp_path / "images")
-    sound = loop.train(recipe_for(root), tmp_path / "sound")
-    assert not (tmp_path / "sound/bad_images.txt").exists()
+    sound = tmp_path / "sound"
+    start(nursery, root, sound).finish()
+    assert not (sound / "bad_images.txt").exists()
     break_files(root / "train/0", BROKEN)
     break_files(root / "val/0", {"0000.jpg": b""})
-    outcome = loop.train(recipe_for(root), tmp_path / "broken")
-    assert outcome.finished
-    assert outcome.score
-    assert outcome.score.examples == sound.score.examples - 1
-    listed = (tmp_path / "broken/bad_images.txt").read_text().splitlines()
+    broken = tmp_path / "broken"
+    start(nursery, root, broken).finish()
+    listed = (broken / "bad_images.txt").read_text().splitlines()
     assert len(listed) == len(set(listed)) == len(BROKEN) + 1
     for name in BROKEN:
         assert sum(f"train/0/{name}: " in line for line in listed) == 1
     assert sum("val/0/0000.jpg: " in line for line in listed) == 1
-    examples = [
-        [line["examples"] for line in read_metrics(tmp_path / run / "metrics.jsonl")[0]]
-        for run in ("sound", "broken")
-    ]
-    assert examples[0] == examples[1]
-    assert all(np.isfinite(line["loss"]) for line in metrics(tmp_path / "broken") if "loss" in line)
+    steps, others = (read_metrics(run / "metrics.jsonl")[0] for run in (sound, broken))
+    assert [line["examples"] for line in steps] == [line["examples"] for line in others]
+    assert all(np.isfinite(line["loss"]) for line in others)
+    scores, others = (read_metrics(run / "metrics.jsonl")[1] for run in (sound, broken))
+    assert [line["examples"] - 1 for line in scores] == [line["examples"] for line in others]
 
 
-def test_a_run_stops_above_the_rate_and_names_what_it_could_not_read(many, tmp_path):
+def test_a_run_stops_above_the_rate_and_names_what_it_could_not_read(nursery, many, tmp_path):
     root = shutil.copytree(many, tmp_path / "images")
     break_files(root / "train/0", {f"{number:04d}.jpg": b"" for number in range(0, 200, 2)})
-    with pytest.raises(DataCorrupt, match=r"^1[1-9] images of \d+ could not be read") as caught:
-        loop.train(recipe_for(root), tmp_path / "run")
-    assert "train/0/0" in str(caught.value)
+    life = start(nursery, root, tmp_path / "run")
+    assert life.wait() == 2
+    assert re.search(r"error: 1[1-9] images of \d+ could not be read, more than data", life.said())
+    assert "train/0/0" in life.said()
+    assert "Traceback" not in life.said()
     listed = (tmp_path / "run/bad_images.txt").read_text().splitlines()
     assert 10 < len(listed) < 30
     assert all(line.endswith("there are no bytes in it") for line in listed)
 
 
-def test_a_run_stops_when_its_test_images_cannot_be_read(many, tmp_path):
+def test_a_run_stops_when_its_test_images_cannot_be_read(nursery, many, tmp_path):
     root = shutil.copytree(many, tmp_path / "images")
     break_files(root / "val/0", {path.name: b"" for path in (root / "val/0").iterdir()})
-    with pytest.raises(DataCorrupt, match=r"^40 images of 80 could not be read"):
-        loop.train(recipe_for(root), tmp_path / "run")
+    life = start(nursery, root, tmp_path / "run")
+    assert life.wait() == 2
+    assert "error: 40 images of 80 could not be read" in life.said()
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -235,12 +234,8 @@ def test_a_file_that_never_opens_ends_the_run_with_a_message(nursery, many, tmp_
     root = shutil.copytree(many, tmp_path / "images")
     (root / "train/0/0000.jpg").unlink()
     os.mkfifo(root / "train/0/0000.jpg")
-    recipe = tmp_path / "recipe.py"
-    recipe.write_text(f"from tests.train.tiny import of_files\nRECIPE = of_files({str(root)!r})\n")
-    life = nursery.start(
-        "--workdir", tmp_path / "run", "--data.workers", workers,
-        recipe=recipe, patches={"resnetjax.data.loader.STALL_SECONDS": 2.0},
-    )  # fmt: skip
+    stalled = {"resnetjax.data.loader.STALL_SECONDS": 2.0}
+    life = start(nursery, root, tmp_path / "run", "--data.workers", workers, patches=stalled)
     assert life.wait() == 2, life.said()
     assert life.said().splitlines()[-1:] == [
         "resnetjax: error: no batch within 2 s: a worker or the file system hangs"

@@ -24,6 +24,8 @@ from resnetjax.train.setup import Setup
 from tests.train.lives import RECIPE, TIMEOUT_S, Nursery, leaves, metrics, poll, steps_saved
 from tests.train.tiny import RECIPE as TINY
 
+SAY_EVERYTHING = {"resnetjax.train.report._SECONDS_BETWEEN_LINES": 0.0}
+
 
 @dataclass(frozen=True)
 class Undisturbed:
@@ -33,6 +35,7 @@ class Undisturbed:
     digest: str
     seconds: float
     save_seconds: float
+    said: str
 
 
 @pytest.fixture(scope="module")
@@ -42,18 +45,22 @@ def undisturbed(nursery, tmp_path_factory) -> Undisturbed:
     lives = [nursery.start("--workdir", folder / "compiled")]
     digest = lives[0].finish()
     begun = time.monotonic()
-    lives.append(nursery.start("--workdir", folder / "cached"))
+    lives.append(nursery.start("--workdir", folder / "cached", patches=SAY_EVERYTHING))
     assert lives[1].finish() == digest
     seconds = time.monotonic() - begun
     assert_same_run(folder / "cached", folder / "compiled")
     return Undisturbed(
-        folder / "compiled", digest, seconds, statistics.median(lives[1].spans("save"))
+        folder=folder / "compiled",
+        digest=digest,
+        seconds=seconds,
+        save_seconds=statistics.median(lives[1].spans("save")),
+        said=lives[1].said(),
     )
 
 
 def assert_same_run(run: Path, other: Path) -> None:
     assert (run / "metrics.jsonl").read_bytes() == (other / "metrics.jsonl").read_bytes()
-    assert steps_saved(run) == steps_saved(other)
+    assert steps_saved(run)[-1] == steps_saved(other)[-1]
     assert leaves(run) == leaves(other)
     for model in ("best", "latest"):
         assert model_of(run / model) == model_of(other / model)
@@ -125,8 +132,8 @@ def assert_stops_in_good_order(
         time.sleep(draw.uniform(0, 0.02 if moment else 0.3) * undisturbed.seconds)
         life.send(number)
         code = life.wait()
-        if code == 0 or not happened:  # it was at its end
-            assert code in (0, 128 + number), life.said()
+        if "state sha256" in life.said() or not happened:  # it was at its end
+            assert code in (0, 128 + number, -number), life.said()
             runs.append(folder / str(len(runs)))
             continue
         assert code == 128 + number, life.said()
@@ -214,6 +221,7 @@ def test_a_second_signal_ends_a_run_at_once_whatever_it_is_doing():
     assert process.returncode in (130, 143)  # of two that are pending, the kernel chooses
 
 
+@pytest.mark.faults
 def test_an_evaluation_that_was_stopped_is_made_once(nursery, undisturbed, tmp_path):
     life = nursery.start("--workdir", tmp_path, stop_in_evaluation_after=33)
     assert life.wait() == 143, life.said()
@@ -224,12 +232,9 @@ def test_an_evaluation_that_was_stopped_is_made_once(nursery, undisturbed, tmp_p
         assert metrics(tmp_path) == metrics(undisturbed.folder)
 
 
-def test_the_first_step_may_take_longer_than_lines_are_apart(nursery, undisturbed, tmp_path):
-    always = {"resnetjax.train.report._SECONDS_BETWEEN_LINES": 0.0}
-    life = nursery.start("--workdir", tmp_path, patches=always)
-    assert life.finish() == undisturbed.digest
+def test_the_first_step_may_take_longer_than_lines_are_apart(undisturbed):
     for step in (1, 2, 33):
-        assert f"step {step} · loss " in life.said()
+        assert f"step {step} · loss " in undisturbed.said
 
 
 # R9: other devices, other workers
@@ -244,10 +249,10 @@ def stop_at(life, step: int) -> None:
 def test_a_run_goes_on_with_any_number_of_workers_and_from_another_path(
     nursery, undisturbed, tmp_path
 ):
-    stop_at(nursery.start("--workdir", tmp_path, "--data.workers", "2"), 8)
-    stop_at(nursery.start("--workdir", tmp_path, "--data.workers", "1", "--data.prefetch", "7"), 16)
-    copy = digits(tmp_path / "copy.npz")
-    assert nursery.start("--workdir", tmp_path, "--data.path", copy).finish() == undisturbed.digest
+    stop_at(nursery.start("--workdir", tmp_path, "--data.workers", "2"), 12)
+    copy = ("--data.path", digits(tmp_path / "copy.npz"), "--data.workers", "1")
+    life = nursery.start("--workdir", tmp_path, *copy, "--data.prefetch", "7")
+    assert life.finish() == undisturbed.digest
     assert metrics(tmp_path) == metrics(undisturbed.folder)
 
 
@@ -295,13 +300,13 @@ def test_a_run_with_another_recipe_goes_on_only_if_that_is_allowed(nursery, undi
     assert "Traceback" not in life.said()
     assert_same_run(tmp_path / "run", undisturbed.folder)
 
-    longer = ("--epochs", "4", "--optimizer.learning-rate", "0.2")
-    life = nursery.start(*run, *longer, "--allow-changes")
-    assert life.finish() != undisturbed.digest
-    assert "resumed at step 33 of 44" in life.said()
-    before = metrics(undisturbed.folder)
-    assert metrics(tmp_path / "run")[: len(before)] == before
-    assert nursery.start(*run, *longer).wait() == 0  # it is the run's recipe now
+    wider = (*run, "--augmentation.crop-padding", "2")
+    life = nursery.start(*wider)
+    assert life.wait() == 2, life.said()
+    assert "  augmentation.crop_padding: 1 -> 2\n" in life.said()
+    life = nursery.start(*wider, "--allow-changes")
+    assert life.finish() == undisturbed.digest
+    assert "resumed at step 33 of 33" in life.said()
 
 
 def digits(path: Path, *, count: int | None = None) -> Path:

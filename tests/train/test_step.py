@@ -16,18 +16,9 @@ from resnetjax.errors import ConfigError
 from resnetjax.train.optimizer import make_optimizer, make_schedule
 from resnetjax.train.recipe import Data, Evaluation, Model, Optimizer, Recipe, Schedule
 from resnetjax.train.setup import Setup
-from resnetjax.train.step import (
-    LOSS_SCALE_STEPS,
-    LossScale,
-    create_state,
-    draw_keys,
-    exact_statistics,
-    losses,
-    make_model,
-    make_train_step,
-    vary,
-    watched,
-)
+from resnetjax.train.state import LOSS_SCALE_STEPS, LossScale, create_state, watched
+from resnetjax.train.statistics import exact_statistics
+from resnetjax.train.step import draw_keys, losses, make_model, make_train_step, vary
 
 CONFIG = ResNetConfig(
     block="basic",
