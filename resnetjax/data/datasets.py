@@ -8,16 +8,16 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from resnetjax.data import splits as split_names
-from resnetjax.data.digits import digits_splits
-from resnetjax.data.example import Dataset, Example
-from resnetjax.data.image_folder import ImageFolder, is_image
-from resnetjax.data.imagenet_tars import TARS, ImageNetTar
-from resnetjax.data.npz_files import npz_splits
-from resnetjax.data.parquet_files import parquet_splits
-from resnetjax.data.record_containers import is_tfrecord
-from resnetjax.data.record_files import INFO, is_record_file, plain_splits, tfds_splits
-from resnetjax.data.webdataset import WebDataset, expand_braces
+from resnetjax.data.readers import splits as split_names
+from resnetjax.data.readers.digits import digits_splits
+from resnetjax.data.readers.example import Dataset, Example
+from resnetjax.data.readers.image_folder import ImageFolder, is_image
+from resnetjax.data.readers.imagenet_tars import TARS, ImageNetTar
+from resnetjax.data.readers.npz_files import npz_splits
+from resnetjax.data.readers.parquet_files import parquet_splits
+from resnetjax.data.readers.record_containers import is_tfrecord
+from resnetjax.data.readers.record_files import INFO, is_record_file, plain_splits, tfds_splits
+from resnetjax.data.readers.webdataset import WebDataset, expand_braces
 from resnetjax.errors import UnsupportedFile
 
 __all__ = ["Dataset", "Example", "open_dataset", "splits"]

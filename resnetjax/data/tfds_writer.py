@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from resnetjax.data.record_files import INFO
-from resnetjax.data.tf_example import serialize
+from resnetjax.data.readers.record_files import INFO
+from resnetjax.data.readers.tf_example import serialize
 from resnetjax.errors import MissingExtra
 
 # Grain wants groups of one record; compressed images do not get smaller.

@@ -93,7 +93,7 @@ def create_state(
 
 
 def watched(state: TrainState) -> list[str]:
-    """Names of what `bad_leaf` counts: parameters, statistics, then the loss and all gradients."""
+    """Names of what `first_not_finite` counts, in its order."""
     names = [
         f"{kind}{jax.tree_util.keystr(path, simple=True, separator='/')}"
         for kind, tree in (
@@ -101,7 +101,25 @@ def watched(state: TrainState) -> list[str]:
             ("statistic ", state.batch_stats),
             ("gradient of ", state.params),
             ("updated statistic ", state.batch_stats),
+            ("updated parameter ", state.params),
         )
         for path, _ in jax.tree_util.tree_leaves_with_path(tree)
     ]
     return [*names, "loss"]
+
+
+def first_not_finite(
+    state: TrainState, grads: Tree, loss: Array, stats: Tree, params: Tree
+) -> Int[Array, ""]:
+    """The first leaf that holds a NaN or an infinity, or -1.
+
+    Args:
+        state: Before the step.
+        grads: Of its parameters.
+        loss: Of the step.
+        stats: After it.
+        params: After it.
+    """
+    leaves = jax.tree.leaves((state.params, state.batch_stats, grads, stats, params, loss))
+    bad = jnp.stack([~jnp.isfinite(leaf).all() for leaf in leaves])
+    return jnp.where(bad.any(), bad.argmax(), -1).astype(jnp.int32)

@@ -15,7 +15,7 @@ from resnetjax.data.preprocess import normalize
 from resnetjax.nn.resnet import ResNet
 from resnetjax.pretrained import Variables
 from resnetjax.train.recipe import Recipe
-from resnetjax.train.state import TrainState, Tree
+from resnetjax.train.state import TrainState, Tree, first_not_finite
 
 Batch: TypeAlias = dict[str, Array]
 """`images` uint8[batch, height, width, channels], `labels` int32[batch], `weights` float32[batch]:
@@ -46,8 +46,8 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """The step of a recipe: a pure function of state and batch, for `jax.jit` or `jax.pmap`.
 
-    A loss, gradient or statistic that is not finite skips the update: the state stays as it was,
-    but for `step`, `skipped`, the loss scale and the optimiser's counts.
+    A loss, gradient, statistic or parameter that is not finite skips the update: the state stays as
+    it was, but for `step`, `skipped`, the loss scale and the optimiser's counts.
 
     Args:
         model: From `make_model`.
@@ -115,8 +115,11 @@ def make_train_step(
         grads = jax.tree.map(lambda g: g / scale, grads)
         if axis_name is not None and model.axis_name is None:
             stats = lax.pmean(stats, axis_name)  # each device took its own
-        bad_leaf = _first_not_finite(state, grads, loss, stats)
-        new = _updated(state, optimizer, recipe, grads, stats, bad_leaf < 0, warmup_steps)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        bad_leaf = first_not_finite(state, grads, loss, stats, params)
+        changed = {"params": params, "batch_stats": stats}
+        new = _advanced(state, changed, opt_state, recipe, bad_leaf < 0, warmup_steps)
         metrics = {
             "loss": loss,
             "accuracy": accuracy,
@@ -208,23 +211,15 @@ def losses(
     return optax.sigmoid_binary_cross_entropy(logits, targets).mean(-1)
 
 
-def _first_not_finite(state: TrainState, grads: Tree, loss: Array, stats: Tree) -> Array:
-    leaves = jax.tree.leaves((state.params, state.batch_stats, grads, stats, loss))
-    bad = jnp.stack([~jnp.isfinite(leaf).all() for leaf in leaves])
-    return jnp.where(bad.any(), bad.argmax(), -1).astype(jnp.int32)
-
-
-def _updated(
+def _advanced(
     state: TrainState,
-    optimizer: optax.GradientTransformation,
+    changed: Variables,
+    opt_state: Tree,
     recipe: Recipe,
-    grads: Tree,
-    stats: Tree,
     finite: Array,
     warmup_steps: int,
 ) -> TrainState:
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    """The state after a step, or, where something is not finite, the one before it."""
     ema = state.ema
     if ema is not None:
         decay = jnp.where(state.step < warmup_steps, 0.0, recipe.optimizer.ema_decay or 0.0)
@@ -235,7 +230,7 @@ def _updated(
             moved = old + ((1 - decay) * (new - old)).astype(old.dtype)
             return jnp.where(decay == 0, new, moved)
 
-        ema = jax.tree.map(average, ema, {"params": params, "batch_stats": stats})
+        ema = jax.tree.map(average, ema, changed)
 
     def unless_skipped(new: Array, old: Array) -> Array:
         return jnp.where(finite, new, old)
@@ -245,14 +240,12 @@ def _updated(
         counts = jnp.issubdtype(new.dtype, jnp.integer)
         return new if counts else unless_skipped(new, old)
 
-    params, stats, ema = jax.tree.map(
-        unless_skipped, (params, stats, ema), (state.params, state.batch_stats, state.ema)
-    )
+    kept, ema = jax.tree.map(unless_skipped, (changed, ema), (state.variables, state.ema))
     opt_state = jax.tree.map(count_on, opt_state, state.opt_state)
     return TrainState(
         step=state.step + 1,
-        params=params,
-        batch_stats=stats,
+        params=kept["params"],
+        batch_stats=kept["batch_stats"],
         opt_state=opt_state,
         ema=ema,
         loss_scale=state.loss_scale and state.loss_scale.after(finite),

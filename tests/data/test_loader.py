@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from resnetjax.config import Preprocess
 from resnetjax.data import loader
-from resnetjax.data.arrays import ArrayDataset
 from resnetjax.data.augmentation import Augmentation
 from resnetjax.data.datasets import Example
 from resnetjax.data.loader import HostBatch, Loader, Order, Reader
+from resnetjax.data.readers.arrays import ArrayDataset
 from resnetjax.errors import ConfigError, DataStalled
 
 DEADLINE_S = 60

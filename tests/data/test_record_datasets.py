@@ -12,9 +12,9 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resnetjax.data import record_containers
 from resnetjax.data.datasets import open_dataset, splits
-from resnetjax.data.tf_example import parse, serialize
+from resnetjax.data.readers import record_containers
+from resnetjax.data.readers.tf_example import parse, serialize
 from resnetjax.errors import CorruptFile, UnknownName, UnsupportedFile
 
 # Written by tf.io.TFRecordWriter of tensorflow 2.15.1 from two tf.train.Example:

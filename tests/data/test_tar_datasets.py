@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import scipy.io
 
-from resnetjax.data import tar_files
 from resnetjax.data.datasets import open_dataset, splits
+from resnetjax.data.readers import tar_files
 from resnetjax.errors import CorruptFile, UnknownName, UnsupportedFile
 
 TRAIN, VAL = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
@@ -57,7 +57,7 @@ def test_webdataset_shards_are_read_in_every_tar_format(tmp_path, jpeg, write_ta
 
 
 def test_members_are_where_tarfile_finds_them(shard):
-    from resnetjax.data.open_files import ByteFile
+    from resnetjax.data.readers.open_files import ByteFile
 
     with tarfile.open(shard) as archive:
         expected = [(m.name, m.offset_data, m.size) for m in archive]
@@ -194,7 +194,7 @@ def test_an_index_that_cannot_be_kept_gives_a_warning(tmp_path, shard):
 
 
 def test_more_shards_than_may_be_open_are_read(tmp_path, jpeg, write_tar, monkeypatch):
-    monkeypatch.setattr("resnetjax.data.open_files.MAX_OPEN", 2)
+    monkeypatch.setattr("resnetjax.data.readers.open_files.MAX_OPEN", 2)
     for number in range(5):
         write_tar(tmp_path / f"{number}.tar", samples(jpeg, [number]))
     dataset = open_dataset(tmp_path / "{0..4}.tar")

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import resnetjax as rj
-from resnetjax.data.arrays import ArrayDataset
 from resnetjax.data.datasets import open_dataset
-from resnetjax.data.example import Example
 from resnetjax.data.loader import Loader, Reader
+from resnetjax.data.readers.arrays import ArrayDataset
+from resnetjax.data.readers.example import Example
 from resnetjax.errors import AssumptionWarning, BadImage, ConfigError
 from resnetjax.train.evaluate import (
     Evaluator,

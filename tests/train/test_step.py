@@ -435,6 +435,14 @@ def test_a_skipped_step_leaves_all_but_counts_to_the_bit(name):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after.variables))
 
 
+def test_an_update_that_overflows_is_skipped_and_its_parameter_named():
+    run = run_of(tiny_recipe(optimizer=Optimizer(learning_rate=3e38, learning_rate_batch=1)))
+    state, metrics = run.after(batch_of(0))[0]
+    assert watched(run.state)[metrics["bad_leaf"]].startswith("updated parameter ")
+    assert_same(state.variables, run.state.variables)
+    assert (state.step, state.skipped) == (1, 1)
+
+
 def test_the_rate_that_is_used_after_a_skipped_step_is_the_logged_one():
     schedule = Schedule(kind="polynomial", warmup_epochs=0.2)
     run = run_of(tiny_recipe(schedule=schedule))

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Integer, UInt8
 
-from resnetjax.data.example import Example, checked_index
+from resnetjax.data.readers.example import Example, checked_index
 from resnetjax.errors import CorruptFile, UnsupportedFile
 
 

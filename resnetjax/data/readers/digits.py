@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from resnetjax.data.arrays import ArrayDataset
-from resnetjax.data.example import Dataset
+from resnetjax.data.readers.arrays import ArrayDataset
+from resnetjax.data.readers.example import Dataset
 from resnetjax.errors import MissingExtra
 
 

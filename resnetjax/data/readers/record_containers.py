@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from resnetjax.data.cache import Index, cached_index
-from resnetjax.data.open_files import ByteFile, OpenFiles
+from resnetjax.data.readers.cache import Index, cached_index
+from resnetjax.data.readers.open_files import ByteFile, OpenFiles
 from resnetjax.errors import CorruptFile, MissingExtra
 
 _HEADER = struct.Struct("<QI")

@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from resnetjax.data.example import Dataset, Example, checked_index
-from resnetjax.data.record_containers import ArrayRecordFiles, TFRecordFiles
-from resnetjax.data.splits import group
-from resnetjax.data.tf_example import Values, parse
+from resnetjax.data.readers.example import Dataset, Example, checked_index
+from resnetjax.data.readers.record_containers import ArrayRecordFiles, TFRecordFiles
+from resnetjax.data.readers.splits import group
+from resnetjax.data.readers.tf_example import Values, parse
 from resnetjax.errors import CorruptFile, UnsupportedFile
 
 INFO = "dataset_info.json"

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from resnetjax.data.example import Dataset, Example, checked_index
-from resnetjax.data.open_files import OpenFiles
-from resnetjax.data.splits import group
+from resnetjax.data.readers.example import Dataset, Example, checked_index
+from resnetjax.data.readers.open_files import OpenFiles
+from resnetjax.data.readers.splits import group
 from resnetjax.errors import CorruptFile, MissingExtra, UnsupportedFile
 
 _ROW_GROUPS_KEPT = 4

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from resnetjax.data.cache import Index, cached_index
-from resnetjax.data.example import Example, checked_index
-from resnetjax.data.open_files import ByteFile, OpenFiles
-from resnetjax.data.tar_files import TarMember, members
+from resnetjax.data.readers.cache import Index, cached_index
+from resnetjax.data.readers.example import Example, checked_index
+from resnetjax.data.readers.open_files import ByteFile, OpenFiles
+from resnetjax.data.readers.tar_files import TarMember, members
 from resnetjax.errors import CorruptFile, UnsupportedFile
 
 _IMAGES = ("jpg", "jpeg", "png", "webp")

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from resnetjax.data import labels
-from resnetjax.data.cache import Index, cached_index
-from resnetjax.data.example import Example, checked_index
-from resnetjax.data.open_files import ByteFile, OpenFiles
-from resnetjax.data.tar_files import members
+from resnetjax.data.readers.cache import Index, cached_index
+from resnetjax.data.readers.example import Example, checked_index
+from resnetjax.data.readers.open_files import ByteFile, OpenFiles
+from resnetjax.data.readers.tar_files import members
 from resnetjax.errors import CorruptFile, UnsupportedFile
 
 TARS = {"train": "ILSVRC2012_img_train.tar", "val": "ILSVRC2012_img_val.tar"}

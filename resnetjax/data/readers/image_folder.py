@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from resnetjax.data.example import Example, checked_index
+from resnetjax.data.readers.example import Example, checked_index
 from resnetjax.errors import BadImage, UnsupportedFile
 
 # torchvision/datasets/folder.py: IMG_EXTENSIONS. What resnetjax does not decode is listed too, for

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from resnetjax.data.arrays import ArrayDataset, checked_labels
-from resnetjax.data.example import Dataset, Example, checked_index
-from resnetjax.data.splits import WORDS
+from resnetjax.data.readers.arrays import ArrayDataset, checked_labels
+from resnetjax.data.readers.example import Dataset, Example, checked_index
+from resnetjax.data.readers.splits import WORDS
 from resnetjax.errors import CorruptFile, UnsupportedFile
 
 LAYOUTS = (

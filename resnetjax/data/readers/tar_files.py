@@ -7,7 +7,7 @@ import tarfile
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from resnetjax.data.open_files import ByteFile
+from resnetjax.data.readers.open_files import ByteFile
 from resnetjax.errors import CorruptFile, UnsupportedFile
 
 _BLOCK = tarfile.BLOCKSIZE

@@ -1,0 +1,1 @@
+"""Readers of training data, one for each layout; `resnetjax.data.datasets` chooses among them."""
