@@ -2,13 +2,13 @@
 
 import re
 import shlex
-import subprocess
-import sys
+import warnings
 from pathlib import Path
 
 import pytest
 import tyro
 
+from resnetjax import cli
 from resnetjax.train.command import EvaluateArguments, TrainArguments
 from resnetjax.train.recipe import Recipe, read_recipe
 
@@ -33,17 +33,18 @@ def folder(tmp_path_factory):
     return folder
 
 
-def test_the_commands_of_a_first_run_run_in_order(folder):
+def test_the_commands_of_a_first_run_run_in_order(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
     for command in lines(TRAIN, "sh"):
-        arguments = shlex.split(command, comments=True)
-        assert arguments[0] == "resnetjax"
-        done = subprocess.run(
-            [sys.executable, "-m", *arguments], cwd=folder, capture_output=True, text=True
-        )
-        assert done.returncode == 0, f"{command}\n{done.stderr}"
-        assert done.stdout, command
-        if arguments[1] == "evaluate":
-            assert float(re.search(r"top-1 ([\d.]+)%", done.stdout)[1]) >= 98
+        program, *arguments = shlex.split(command, comments=True)
+        assert program == "resnetjax"
+        with warnings.catch_warnings(), pytest.raises(SystemExit) as ended:
+            cli.main(arguments)
+        said = capsys.readouterr()
+        assert ended.value.code == 0, f"{command}\n{said.err}"
+        assert said.out, command
+        if arguments[0] == "evaluate":
+            assert float(re.search(r"top-1 ([\d.]+)%", said.out)[1]) >= 98
     assert (folder / "runs/digits/curves.png").exists()
     assert (folder / "runs/dry/first_batch.png").exists()
 

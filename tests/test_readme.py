@@ -17,6 +17,7 @@ import resnetjax as rj
 from resnetjax.errors import AssumptionWarning
 
 README = Path(__file__).parents[1] / "README.md"
+TRAINING = ("train", "evaluate")  # those commands are docs/train.md's too, and run by test_docs.py
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,6 @@ def folder(tmp_path_factory):
     net = rj.Pretrained(model=model, variables=variables)
     rj.save(net, folder / "weights.safetensors", dialect="torchvision")
     (folder / "weights.safetensors").rename(folder / "resnet50-0676ba61.pth")  # content decides
-    (folder / "configs").symlink_to(README.parent / "configs")
     (folder / "photos").mkdir()
     pixels = np.random.default_rng(0).integers(0, 256, (240, 320, 3), np.uint8)
     for name in ("cat.jpg", "photos/dog.jpg"):
@@ -53,7 +53,10 @@ def test_python_snippets_run_in_order(folder, monkeypatch, capsys):
 
 def test_commands_run_in_order(folder):
     commands = [
-        line for block in blocks("") for line in block.splitlines() if line.startswith("resnetjax")
+        line
+        for block in blocks("")
+        for line in block.splitlines()
+        if line.startswith("resnetjax") and line.split()[1] not in TRAINING
     ]
     assert len(commands) >= 6
     for command in commands:
@@ -67,6 +70,18 @@ def test_commands_run_in_order(folder):
         assert done.returncode == 0, f"{command}\n{done.stderr}"
         assert done.stdout, command
     shutil.rmtree(folder / "my-resnet50")
+
+
+def test_the_commands_of_training_are_those_of_its_page():
+    page = (README.parent / "docs" / "train.md").read_text()
+    commands = [
+        line.split("#")[0].strip()
+        for block in blocks("")
+        for line in block.splitlines()
+        if line.split()[1] in TRAINING
+    ]
+    assert len(commands) == 2
+    assert [command for command in commands if f"\n{command}\n" not in page] == []
 
 
 def test_the_number_of_architectures_is_true():
@@ -89,6 +104,10 @@ def test_the_measured_numbers_are_those_of_the_committed_results():
     measured = README.read_text().split("## Measured")[1].split("## What it does not")[0]
     result = json.loads((README.parent / "benchmarks/results/load-cpu.json").read_text())
     assert f"{result['time_ratio']['median']:.2f} of its time" in measured
+    pipeline = json.loads((README.parent / "benchmarks/results/pipeline-cpu.json").read_text())
+    assert f"{pipeline['ratio']['median']:.2f} times its images a second" in measured
+    loop = json.loads((README.parent / "benchmarks/results/loop-cpu.json").read_text())
+    assert f"| {loop['outside_xla']:.1%} |".replace("%", " %") in measured
     assert f"{result['extra_peak_over_file']['resnetjax']:.2f} times the file" in measured
     assert f"{result['import_added_s']['median'] * 1e3:.1f} ms" in measured
     parity = (README.parent / "docs/parity.md").read_text()

@@ -67,7 +67,7 @@ def augment(
         ...     jax.random.key(0),
         ...     jnp.zeros((4, 32, 32, 3), jnp.uint8),
         ...     jnp.array([1, 0, 2, 1]),
-        ...     augmentation=Augmentation(policy="rand", mixup_alpha=0.2, erase_probability=0.1),
+        ...     augmentation=Augmentation(mixup_alpha=0.2, label_smoothing=0.1),
         ...     preprocess=Preprocess(crop_px=(32, 32)),
         ...     num_classes=3,
         ... )
@@ -231,7 +231,8 @@ def erase(
         value: What replaces it.
 
     Example:
-        >>> erased = erase(jax.random.key(0), jnp.ones((1, 32, 32, 1)), probability=1.0)
+        >>> images = jnp.ones((1, 32, 32, 1))
+        >>> erased = jax.jit(erase)(jax.random.key(0), images, probability=1.0)
         >>> 0.02 < (erased == 0).mean().item() < 0.34
         True
     """

@@ -52,7 +52,7 @@ def training_view(
             box = random_box(rng, *pixels.shape[:2], augmentation=augmentation)
             pixels = resized(pixels, box, edge_px, augmentation.interpolation)
     if augmentation.flip and rng.random() < 0.5:
-        pixels = pixels[:, ::-1]
+        pixels = np.take(pixels, np.arange(pixels.shape[1])[::-1], axis=1)  # faster than a view
     return pixels
 
 

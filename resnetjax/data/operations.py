@@ -96,7 +96,8 @@ def transform(image: Image, setting: Setting, *, fill: Any) -> Image:
     Example:
         >>> image = jnp.arange(12, dtype=jnp.uint8).reshape(2, 2, 3)
         >>> invert = setting("Invert", jnp.zeros(()), height=2, width=2)
-        >>> transform(image, invert, fill=(0, 0, 0))[0, 0].tolist()
+        >>> run = jax.jit(transform, static_argnames="fill")
+        >>> run(image, invert, fill=(0, 0, 0))[0, 0].tolist()
         [255, 254, 253]
     """
     nearest = jnp.issubdtype(setting.matrix.dtype, jnp.integer)

@@ -90,7 +90,8 @@ def trivial_augment(key: Array, images: Images) -> Images:
         images: The batch.
 
     Example:
-        >>> trivial_augment(jax.random.key(0), jnp.zeros((2, 8, 8, 3), jnp.uint8)).shape
+        >>> images = jnp.zeros((2, 8, 8, 3), jnp.uint8)
+        >>> jax.jit(trivial_augment)(jax.random.key(0), images).shape
         (2, 8, 8, 3)
     """
     _, height, width, channels = images.shape

@@ -65,7 +65,8 @@ def run(saved, tmp_path) -> Path:
 
 
 # R2: kills. The event at which a forked child dies is counted over everything that Python does to
-# files during the save; one run without a kill tells how many there are.
+# files during the save; one run without a kill tells how many there are. Negative moments are
+# those before the renames.
 
 KILLED_SAVE = """
 import os, shutil, sys, warnings
@@ -82,7 +83,7 @@ def child(folder, kill_at):
     def hook(event, arguments):
         if event in KINDS and (event != "open" or str(folder) in str(arguments[0])):
             seen.append(event)
-            if len(seen) == kill_at:
+            if kill_at in (len(seen), -seen.count(event) if event == "os.rename" else None):
                 os._exit(9)
     state = np.load(sys.argv[2], allow_pickle=True).item()
     sys.addaudithook(hook)
@@ -101,7 +102,8 @@ for kill_at in map(int, sys.argv[4:]):
         finally:
             os._exit(1)
     code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-    assert code == (9 if kill_at else 0), (kill_at, code)
+    # Threads do not always do the same number of things: the last moment may not come.
+    assert code in ((9, 0) if kill_at > 0 else (9,) if kill_at else (0,)), (kill_at, code)
 """
 
 
@@ -120,9 +122,9 @@ def killed_saves(saved: Path, folder: Path, moments: list[int]) -> str:
 
 def assert_survives_kills(saved: Path, folder: Path, count: int) -> None:
     events = killed_saves(saved, folder, [0]).split()
-    moments = {index for index, event in enumerate(events, 1) if event == "os.rename"}
+    renames = {-index - 1 for index in range(events.count("os.rename"))}  # before each of them
     step = max(1, len(events) // count)
-    moments = sorted(moments.union(range(1, len(events) + 1, step)))
+    moments = sorted(renames.union(range(1, len(events) + 1, step)))
     killed_saves(saved, folder, moments)
     ends = set()
     for moment in moments:

@@ -273,6 +273,7 @@ def assert_goes_on_with_devices(
         np.testing.assert_allclose(*values, rtol=1e-3, err_msg=name)
 
 
+@pytest.mark.faults
 def test_a_run_of_eight_devices_goes_on_with_one(nursery, undisturbed, tmp_path):
     assert_goes_on_with_devices(nursery, undisturbed, tmp_path, ((8, 2), (1, 1)))
 

@@ -232,7 +232,10 @@ def test_so_many_parameters_of_a_resnet50_decay(which, arrays, values):
     assert sum(update == 0 for update in _flat(updates).values()) == 161 - arrays
 
 
-@pytest.mark.parametrize("name", ["sgd", "lars", "lamb", "adamw", "muon"])
+@pytest.mark.parametrize(
+    "name",
+    ["lamb", *(pytest.param(n, marks=pytest.mark.slow) for n in ("sgd", "lars", "adamw", "muon"))],
+)
 def test_frozen_parts_stay_without_state_and_count_for_no_norm(name):
     frozen = ("stem", "stage1", "norm")
     params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), _tree(_start()))

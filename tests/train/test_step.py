@@ -414,10 +414,11 @@ def test_an_overflow_of_float16_skips_the_step_and_halves_the_scale():
     np.testing.assert_allclose(usual[1]["grad_norm"], less[1]["grad_norm"], rtol=1e-2)
 
 
+SLOWER = [pytest.param(name, marks=pytest.mark.slow) for name in ("lars", "adamw", "muon")]
 SPOILT = batch_of(1) | weighing(*[np.nan] * 8)
 
 
-@pytest.mark.parametrize("name", ["sgd", "lars", "lamb", "adamw", "muon"])
+@pytest.mark.parametrize("name", ["sgd", "lamb", *SLOWER])
 def test_a_skipped_step_leaves_all_but_counts_to_the_bit(name):
     optimizer = Optimizer(name=name, learning_rate=0.01, momentum=0.5, ema_decay=0.9)
     run = run_of(tiny_recipe(optimizer=optimizer))

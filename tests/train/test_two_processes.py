@@ -92,8 +92,14 @@ def kill_one(nursery: Nursery, run: Path, *, which: int, step: int) -> None:
     assert codes[1 - which] != 0
 
 
-def test_a_signal_to_one_stops_both_and_the_death_of_one_ends_both(nursery, undisturbed, tmp_path):
+def test_a_signal_to_one_stops_both(nursery, undisturbed, tmp_path):
     stop_one(nursery, tmp_path, which=1, step=2)
+    finish(start(nursery, tmp_path))
+    assert_same_run(tmp_path, undisturbed)
+
+
+@pytest.mark.faults
+def test_the_death_of_one_ends_both(nursery, undisturbed, tmp_path):
     kill_one(nursery, tmp_path, which=1, step=18)  # the coordinator has to notice by itself
     finish(start(nursery, tmp_path))
     assert_same_run(tmp_path, undisturbed)
