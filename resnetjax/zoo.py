@@ -48,7 +48,7 @@ def create(
 
     Example:
         >>> model, variables = create("cifar_resnet20", rng=0)
-        >>> model.apply(variables, jnp.zeros((1, 32, 32, 3))).shape
+        >>> jax.jit(model.apply)(variables, jnp.zeros((1, 32, 32, 3))).shape
         (1, 10)
     """
     config = presets.get(arch) if isinstance(arch, str) else arch

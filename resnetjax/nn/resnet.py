@@ -38,11 +38,12 @@ class ResNet(nn.Module):
 
     Example:
         >>> import jax
-        >>> model = ResNet(ResNetConfig(depths=(1, 1, 1, 1), num_classes=10))
+        >>> config = ResNetConfig(depths=(1,), widths=(8,), strides=(1,), dilations=(1,))
+        >>> model = ResNet(config)
         >>> images = jnp.zeros((2, 32, 32, 3))
         >>> variables = jax.jit(model.init)(jax.random.key(0), images)
-        >>> model.apply(variables, images).shape
-        (2, 10)
+        >>> jax.jit(model.apply)(variables, images).shape
+        (2, 1000)
     """
 
     config: ResNetConfig

@@ -5,22 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resnetjax.config import ResNetConfig
 from resnetjax.errors import ConfigError
 from resnetjax.nn.resnet import ResNet
+from tests.train import tiny
 
-CONFIG = ResNetConfig(
-    block="basic",
-    depths=(1,),
-    widths=(8,),
-    strides=(1,),
-    dilations=(1,),
-    stem="conv3",
-    stem_width=8,
-    stem_pool="none",
-    in_channels=1,
-    num_classes=3,
-)
+CONFIG = tiny.CONFIG.replace(num_classes=3)
 # Parts of unlike scale, so that statistics of the wrong ones show.
 IMAGES = np.random.default_rng(0).standard_normal((8, 8, 8, 1)) * np.repeat([1, 5], 4).reshape(
     8, 1, 1, 1

@@ -19,7 +19,7 @@ from resnetjax.data.datasets import open_dataset
 from resnetjax.train.preview import draw_grid
 from resnetjax.train.setup import Setup
 from resnetjax.train.step import draw_keys, vary
-from tests.train.test_step import CONFIG, batch_of, tiny_recipe
+from tests.train.tiny import CONFIG, batch_of, tiny_recipe
 
 RECIPE = """
 from resnetjax.config import Preprocess, ResNetConfig

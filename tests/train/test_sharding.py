@@ -41,7 +41,7 @@ from resnetjax.train.optimizer import make_optimizer, make_schedule
 from resnetjax.train.recipe import Optimizer, Parallelism
 from resnetjax.train.state import create_state
 from resnetjax.train.step import make_model, make_train_step
-from tests.train.test_step import CONFIG, batch_of, tiny_recipe
+from tests.train.tiny import CONFIG, batch_of, tiny_recipe
 
 folder, devices, size, steps = sys.argv[1], *map(int, sys.argv[2:])
 recipe = tiny_recipe(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import resnetjax as rj
-from resnetjax.config import Preprocess, ResNetConfig
+from resnetjax.config import Preprocess
 from resnetjax.data.augmentation import Augmentation
 from resnetjax.errors import ConfigError
 from resnetjax.train.optimizer import make_optimizer, make_schedule
@@ -19,50 +19,9 @@ from resnetjax.train.setup import Setup
 from resnetjax.train.state import LOSS_SCALE_STEPS, LossScale, create_state, watched
 from resnetjax.train.statistics import exact_statistics
 from resnetjax.train.step import draw_keys, losses, make_model, make_train_step, vary
+from tests.train.tiny import CONFIG, EXACT, PLAIN, batch_of, tiny_recipe
 
-CONFIG = ResNetConfig(
-    block="basic",
-    depths=(1,),
-    widths=(8,),
-    strides=(1,),
-    dilations=(1,),
-    stem="conv3",
-    stem_width=8,
-    stem_pool="none",
-    in_channels=1,
-    num_classes=10,
-)
 GROUP = CONFIG.replace(norm="group", norm_groups=2)
-# Normalised pixels are exact in float32, so that float64 nets can be compared.
-EXACT = Preprocess(
-    crop_px=(8, 8), resize_mode="none", resize_px=None, divisor=1.0, mean=(64.0,), std=(64.0,)
-)
-PLAIN = Optimizer(learning_rate=0.125, momentum=0.0, weight_decay=0.0)
-
-
-def tiny_recipe(config: ResNetConfig = CONFIG, *, model: Model | None = None, **fields) -> Recipe:
-    """Digits on a net of 1,500 parameters, as they are, at a constant rate."""
-    defaults = {
-        "data": Data(path="digits", train_split="train", test_split="test", train_px=8),
-        "augmentation": Augmentation(crop="none", flip=False),
-        "preprocess": EXACT,
-        "optimizer": PLAIN,
-        "schedule": Schedule(kind="constant"),
-        "precision": "float32",
-        "batch_size": 8,
-        "epochs": 1,
-    }
-    model = dataclasses.replace(model or Model(), config=config)
-    return Recipe(**{**defaults, "model": model, **fields})
-
-
-def batch_of(seed: int, size: int = 8) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    return {
-        "images": rng.integers(0, 256, (size, 8, 8, 1), np.uint8),
-        "labels": rng.integers(0, 10, size, np.int32),
-        "weights": np.ones(size, np.float32),
-    }
 
 
 def weighing(*weights: float) -> dict[str, np.ndarray]:
