@@ -122,6 +122,7 @@ np.savez(sys.argv[1], images=images, targets=targets)
 """
 
 
+@pytest.mark.slow
 def test_eight_devices_give_what_one_gives(tmp_path, everything):
     environment = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-c", SHARDED, str(tmp_path / "sharded.npz")]

@@ -92,6 +92,7 @@ def kill_one(nursery: Nursery, run: Path, *, which: int, step: int) -> None:
     assert codes[1 - which] != 0
 
 
+@pytest.mark.faults
 def test_a_signal_to_one_stops_both(nursery, undisturbed, tmp_path):
     stop_one(nursery, tmp_path, which=1, step=2)
     finish(start(nursery, tmp_path))

@@ -61,6 +61,7 @@ def batch_of(seed: int, size: int = 8) -> dict[str, np.ndarray]:
 RECIPE = Recipe(
     model=Model(
         config=CONFIG,
+        num_classes=10,
         drop_path_rate=0.2,
     ),
     data=Data(path="digits", test_split="test", train_px=8, prefetch=2, threads=2),
