@@ -160,9 +160,10 @@ def test_a_run_that_is_told_to_stop_fifty_times_loses_no_step(nursery, undisturb
     ("command", "number"),
     [
         ("-m resnetjax train", signal.SIGINT),
-        pytest.param("scripts/train.py", signal.SIGTERM, marks=pytest.mark.faults),
+        ("scripts/train.py", signal.SIGTERM),
     ],
 )
+@pytest.mark.faults
 def test_the_command_line_stops_for_ctrl_c_and_for_a_scheduler(nursery, tmp_path, command, number):
     arguments = ("--workdir", str(tmp_path / "run"), "--epochs", "1000", "--data.workers", "1")
     with subprocess.Popen(
