@@ -20,7 +20,7 @@ faults: .venv/dev.stamp ## training killed, stopped and corrupted, many times ov
 	@.venv/bin/pytest -m faults
 
 test-slow: .venv/dev.stamp ## the tests that take minutes
-	@.venv/bin/pytest -m slow
+	@.venv/bin/pytest -n $(JOBS) -m slow
 
 test-network: .venv/dev.stamp ## the tests that download
 	@.venv/bin/pytest -m network

@@ -33,6 +33,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_the_commands_of_a_first_run_run_in_order(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     for command in lines(TRAIN, "sh"):

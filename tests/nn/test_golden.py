@@ -24,6 +24,11 @@ from tests.golden.weights import CHANNELS, CLASSES, KERAS_ARRAYS, MLPERF_LAYERS,
 FOLDER = Path(__file__).parents[1] / "golden"
 # The largest difference, in standard deviations of the output: another order of sums gives 2e-5.
 TOLERANCE = 1e-4
+# Of depth 50, or dilated: they take most of the time and are left to `make test-slow`.
+LARGE = {
+    *("keras_v1", "keras_v2", "kerascv_v2"),
+    *("kerascv_v2_dilated1112", "kerascv_v2_dilated1124", "kerascv_v2_basic_dilated1112"),
+}
 
 
 class Golden(NamedTuple):
@@ -140,7 +145,9 @@ def error(ours: Any, theirs: np.ndarray) -> float:
     return float(np.abs(np.asarray(ours) - theirs).max() / theirs.std())
 
 
-@pytest.mark.parametrize("name", GOLDENS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LARGE)) for name in GOLDENS]
+)
 def test_the_logits_and_features_are_those_of_the_real_framework(name):
     config = GOLDENS[name].config
     for size, outputs in expected(name).items():

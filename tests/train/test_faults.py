@@ -148,7 +148,7 @@ def assert_stops_in_good_order(
 
 
 def test_a_run_that_is_told_to_stop_saves_its_last_step(nursery, undisturbed, tmp_path):
-    assert_stops_in_good_order(nursery, undisturbed, tmp_path, count=5)
+    assert_stops_in_good_order(nursery, undisturbed, tmp_path, count=3)
 
 
 @pytest.mark.faults
@@ -247,6 +247,7 @@ def stop_at(life, step: int) -> None:
     assert life.wait() == 143, life.said()
 
 
+@pytest.mark.faults
 def test_a_run_goes_on_with_any_number_of_workers_and_from_another_path(
     nursery, undisturbed, tmp_path
 ):
