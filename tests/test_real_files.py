@@ -59,9 +59,7 @@ def test_a_published_checkpoint_needs_no_more_than_its_path(shared_weights, name
     )
 
 
-@pytest.mark.parametrize(
-    "name", ["resnet20", pytest.param("resnet32", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("name", ["resnet20", pytest.param("resnet32", marks=pytest.mark.slow)])
 def test_every_test_image_gets_the_class_that_pytorch_gives_it(shared_weights, cifar, name):
     contents, classes = cifar
     pre = load(shared_weights / CHECKPOINTS[name])
