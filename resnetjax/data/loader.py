@@ -12,7 +12,7 @@ import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -50,6 +50,15 @@ class HostBatch:
     weights: Float32[np.ndarray, " rows"]
     indices: Int64[np.ndarray, " rows"]
     bad: tuple[str, ...] = ()
+
+    def rows(self, part: slice) -> "HostBatch":
+        """A view of some rows."""
+        return HostBatch(
+            images=self.images[part],
+            labels=self.labels[part],
+            weights=self.weights[part],
+            indices=self.indices[part],
+        )
 
 
 @dataclass(frozen=True)
@@ -125,33 +134,34 @@ class Reader:
         size = (self.edge_px, self.edge_px) if self.augmentation else self.preprocess.crop_px
         return (*size, self.preprocess.channels)
 
-    def read(self, positions: np.ndarray, indices: np.ndarray) -> HostBatch:
-        """The examples `indices`; what is random in them follows from `positions`."""
-        rows = len(indices)
-        images = np.zeros((rows, *self.shape), np.uint8)
-        labels, weights = np.zeros(rows, np.int32), np.zeros(rows, np.float32)
+    def empty(self, indices: np.ndarray) -> HostBatch:
+        """A batch of the examples `indices` whose images are still to be read."""
+        return HostBatch(
+            images=np.empty((len(indices), *self.shape), np.uint8),
+            labels=np.zeros(len(indices), np.int32),
+            weights=np.zeros(len(indices), np.float32),
+            indices=np.asarray(indices, np.int64),
+        )
+
+    def read(self, positions: np.ndarray, batch: HostBatch) -> tuple[str, ...]:
+        """Fills a batch; what is random in it follows from `positions`. Gives what is bad."""
         bad = []
-        for row, (position, index) in enumerate(zip(positions, indices, strict=True)):
+        for row, (position, index) in enumerate(zip(positions, batch.indices, strict=True)):
             if index < 0:
+                batch.images[row] = 0
                 continue
             name = f"example {index}"
             try:
                 example = self.dataset[int(index)]
-                name, labels[row] = example.name, example.label
-                images[row] = self._view(example.image, position)
-                weights[row] = 1
+                name, batch.labels[row] = example.name, example.label
+                batch.images[row] = self._view(example.image, position)
+                batch.weights[row] = 1
             except MemoryError:
                 raise  # says nothing of the image: the same run might read it another time
             except Exception as error:  # whatever a decoder stumbles over, the epoch goes on
-                images[row] = 0
+                batch.images[row] = 0
                 bad.append(_reason(name, error))
-        return HostBatch(
-            images=images,
-            labels=labels,
-            weights=weights,
-            indices=np.asarray(indices, np.int64),
-            bad=tuple(bad),
-        )
+        return tuple(bad)
 
     def _view(self, image: bytes | np.ndarray, position: int) -> UInt8[np.ndarray, "h w c"]:
         if self.augmentation is None:
@@ -242,38 +252,36 @@ class Loader:
         return self._ahead(map(request, range(-(-length // batch_size))))
 
     def _ahead(self, requests: Iterator[tuple[np.ndarray, np.ndarray]]) -> Iterator[HostBatch]:
-        waiting: collections.deque[list[Future[HostBatch]]] = collections.deque()
+        waiting: collections.deque[tuple[HostBatch, list[Future[tuple[str, ...]]]]]
+        waiting = collections.deque()
         for positions, indices in requests:
-            bounds = [slice(start, start + _CHUNK) for start in range(0, len(indices), _CHUNK)]
-            waiting.append(
-                [self._pool.submit(self._read, positions[part], indices[part]) for part in bounds]
-            )
+            batch = self.reader.empty(indices)
+            parts = [slice(start, start + _CHUNK) for start in range(0, len(indices), _CHUNK)]
+            read = [
+                self._pool.submit(self._read, positions[part], batch.rows(part)) for part in parts
+            ]
+            waiting.append((batch, read))
             if len(waiting) > self._prefetch:
-                yield self._collect(waiting.popleft())
+                yield self._collect(*waiting.popleft())
         while waiting:
-            yield self._collect(waiting.popleft())
+            yield self._collect(*waiting.popleft())
 
-    def _collect(self, chunks: list[Future[HostBatch]]) -> HostBatch:
-        for chunk in chunks:
-            if not wait([chunk], STALL_SECONDS).done:
+    def _collect(self, batch: HostBatch, parts: list[Future[tuple[str, ...]]]) -> HostBatch:
+        for part in parts:
+            if not wait([part], STALL_SECONDS).done:
                 self._stalled = True
                 self.close()
                 raise DataStalled(
                     f"no batch within {STALL_SECONDS:.0f} s: a worker or the file system hangs"
                 )
-        parts = [chunk.result() for chunk in chunks]
-        whole = {
-            name: np.concatenate([getattr(part, name) for part in parts])
-            for name in ("images", "labels", "weights", "indices")
-        }
-        return HostBatch(**whole, bad=tuple(text for part in parts for text in part.bad))
+        return replace(batch, bad=tuple(text for part in parts for text in part.result()))
 
-    def _read(self, positions: np.ndarray, indices: np.ndarray) -> HostBatch:
+    def _read(self, positions: np.ndarray, batch: HostBatch) -> tuple[str, ...]:
         if not self._workers:
-            return self.reader.read(positions, indices)
+            return self.reader.read(positions, batch)
         worker = self._idle.get()
         try:
-            return worker.read(positions, indices)
+            return worker.read(positions, batch)
         finally:
             self._idle.put(worker)
 
@@ -292,22 +300,24 @@ class _Worker:
         self._process: BaseProcess | None = None
         self._connection: Connection
 
-    def read(self, positions: np.ndarray, indices: np.ndarray) -> HostBatch:
-        """What the reader gives, or raises."""
+    def read(self, positions: np.ndarray, batch: HostBatch) -> tuple[str, ...]:
+        """What the reader fills, gives, or raises."""
         for _ in range(_LIVES):
             self._start()
             try:
-                self._connection.send((positions, indices))
+                self._connection.send((positions, batch.indices))
                 answer = self._connection.recv()
             except (EOFError, OSError):
                 self._end()
                 continue
             if isinstance(answer, BaseException):
                 raise answer
-            return answer
+            for name in ("images", "labels", "weights"):
+                getattr(batch, name)[...] = getattr(answer, name)
+            return answer.bad
         raise DataStalled(
             f"{_LIVES} worker processes died over the same images: is memory short? They were "
-            f"examples {', '.join(map(str, indices))}"
+            f"examples {', '.join(map(str, batch.indices))}"
         )
 
     def close(self) -> None:
@@ -351,7 +361,8 @@ def _serve(connection: Connection, reader: Reader) -> None:
         except (EOFError, OSError):
             return
         try:
-            answer: HostBatch | Exception = reader.read(positions, indices)
+            batch = reader.empty(indices)
+            answer: HostBatch | Exception = replace(batch, bad=reader.read(positions, batch))
         except Exception as error:
             error.add_note(traceback.format_exc())
             answer = error
