@@ -8,7 +8,7 @@ import numpy as np
 from resnetjax import folders, presets
 from resnetjax.config import Labels, Preprocess, ResNetConfig
 from resnetjax.data import labels as label_sets
-from resnetjax.weights import dialects, files
+from resnetjax.weights import files, torch_dialects
 from resnetjax.weights.detect import Detection, detect
 
 
@@ -66,7 +66,7 @@ def preprocess_of(
     if described and described.preprocess:
         return described.preprocess, ()
     small = found.config.stem == "conv3"
-    dialect = dialects.AKAMASTER if small else found.dialect  # whose are the CIFAR nets
+    dialect = torch_dialects.AKAMASTER if small else found.dialect  # whose are the CIFAR nets
     taken = with_channels(dialect.preprocess, found.config.in_channels)
     who = f"images prepared as by {dialect.name} (preprocess= decides)"
     return taken, (f"{who}: {_in_words(taken)}",)

@@ -26,7 +26,7 @@ from resnetjax.train.optimizer import make_schedule
 from resnetjax.train.recipe import Recipe, read_recipe
 from resnetjax.train.setup import Setup
 from resnetjax.train.step import losses, vary
-from resnetjax.weights import dialects
+from resnetjax.weights import torch_dialects
 from resnetjax.weights.dialect import load_arrays, save_arrays
 
 Activation = Callable[[torch.Tensor], torch.Tensor]
@@ -276,7 +276,7 @@ def _normalized(setup: Setup, batch: Any) -> Any:
 
 
 def _peer(setup: Setup, state: Any, dtype: torch.dtype) -> tuple[ResNet20, torch.optim.SGD]:
-    arrays = save_arrays(dialects.AKAMASTER, flatten(state.variables), setup.config)
+    arrays = save_arrays(torch_dialects.AKAMASTER, flatten(state.variables), setup.config)
     peer = ResNet20(ACTIVATIONS[setup.config.activation]).to(dtype)
     missing, unexpected = peer.load_state_dict(
         {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}, strict=False
@@ -319,7 +319,7 @@ def _as_ours(peer: ResNet20, config: ResNetConfig) -> dict[str, np.ndarray]:
 
 
 def _arrays_as_ours(arrays: dict[str, Any], config: ResNetConfig) -> dict[str, np.ndarray]:
-    return load_arrays(dialects.AKAMASTER, arrays, config, source="torch")[0]
+    return load_arrays(torch_dialects.AKAMASTER, arrays, config, source="torch")[0]
 
 
 def _biased(theirs: np.ndarray, path: str, setup: Setup, steps: int) -> np.ndarray:

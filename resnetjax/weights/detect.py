@@ -19,6 +19,7 @@ from resnetjax.plan import plan
 from resnetjax.presets import ARCHITECTURES
 from resnetjax.weights.dialect import (
     Dialect,
+    effective,
     entries,
     entry,
     inexpressible,
@@ -49,7 +50,8 @@ class Detection:
 # What names and shapes tell. Everything else in a config is assumed.
 VISIBLE = (
     "blocks", "depths", "widths", "order", "stem", "stem_width", "shortcut", "shortcut_norm",
-    "shortcut_kernel", "groups", "group_width", "reduce_first", "norm", "bias_sites", "attention",
+    "shortcut_kernel", "projections", "groups", "group_width", "reduce_first", "norm",
+    "bias_sites", "attention",
 )  # fmt: skip
 
 
@@ -123,7 +125,7 @@ def _nearest(arrays: Mapping[str, np.ndarray]) -> tuple[_Fit, Detection] | None:
     for dialect in DIALECTS.values():
         theirs = strip_root(dialect, arrays)
         probe = Probe(dialect, theirs)
-        if not probe.depths(probe.skeleton()):
+        if dialect.numbered or not probe.depths(probe.skeleton()):
             continue
         for name in _family(dialect):
             config = ARCHITECTURES[name]
@@ -170,9 +172,16 @@ def _name(found: Detection, theirs: Mapping[str, np.ndarray], *, hidden: set[str
     ]
     if not matching:
         return found
-    known = ARCHITECTURES[matching[0]]
-    sized = known.replace(in_channels=config.in_channels, num_classes=config.num_classes)
-    return Detection(dialect, sized, matching[0], tuple(matching[1:]))
+    # Where the system has no choice, as with an epsilon, it decides, not the architecture.
+    sizes = {"in_channels": config.in_channels, "num_classes": config.num_classes}
+    known = ARCHITECTURES[matching[0]].replace(**sizes)
+    fixed = {
+        field: value
+        for field, value in dialect.base.items()
+        if field not in dialect.expresses
+        and effective(field, getattr(known, field), known) != effective(field, value, known)
+    }
+    return Detection(dialect, known.replace(**fixed), matching[0], tuple(matching[1:]))
 
 
 def _has_names(dialect: Dialect, config: ResNetConfig, theirs: Mapping[str, np.ndarray]) -> bool:

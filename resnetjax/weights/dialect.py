@@ -17,6 +17,7 @@ from resnetjax.config import Preprocess, ResNetConfig
 from resnetjax.errors import ConfigError, WeightsMismatch
 from resnetjax.measure import Leaf, leaves
 from resnetjax.plan import plan
+from resnetjax.weights.numbered import Numbered
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,8 @@ class Rule:
     Attributes:
         ours: Path of our modules, with `{s}`, `{b}` and `{n}` for the numbers of stage, block and
             layer.
-        theirs: Their name, with the same fields, and `{s0}`, `{b0}`, `{n0}` for numbers counted
-            from zero.
+        theirs: Their name, with the same fields, and `{s0}`, `{s1}`, `{s_letter}` (and so on) for
+            numbers counted from zero and from two, and for letters.
         when: Config fields and the values for which the rule holds; of several rules the first that
             does wins.
         layout: Overrides the layout of the module's kernel.
@@ -46,20 +47,31 @@ class Rule:
         ):
             return None
         numbers = {name: int(digits) for name, digits in found.groupdict().items()}
-        return self.theirs.format(
-            **numbers, **{f"{name}0": value - 1 for name, value in numbers.items()}
-        )
+        spelled: dict[str, int | str] = {**numbers}
+        for name, value in numbers.items():
+            spelled |= {f"{name}0": value - 1, f"{name}1": value + 1}
+            spelled[f"{name}_letter"] = chr(ord("a") + value - 1)
+        return self.theirs.format(**spelled)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How an array of theirs becomes ours: singleton axes dropped, then the others permuted."""
+    """How an array of theirs becomes ours: singleton axes dropped, then the others permuted.
+
+    Attributes:
+        permutation: Their axes in our order.
+        singletons: Axes of theirs that have the length 1.
+        optional: Whether they may lack the singletons; they are then written without.
+    """
 
     permutation: tuple[int, ...]
     singletons: tuple[int, ...] = ()
+    optional: bool = False
 
     def load(self, array: np.ndarray) -> np.ndarray | None:
         """Their array as ours (a view), or None if it has another rank."""
+        if self.optional and array.ndim == len(self.permutation):
+            return array.transpose(self.permutation)
         if array.ndim != len(self.permutation) + len(self.singletons):
             return None
         if any(array.shape[axis] != 1 for axis in self.singletons):
@@ -68,7 +80,9 @@ class Layout:
 
     def save(self, array: np.ndarray) -> np.ndarray:
         """Our array as theirs, contiguous."""
-        theirs = np.expand_dims(array.transpose(np.argsort(self.permutation)), self.singletons)
+        theirs = array.transpose(np.argsort(self.permutation))
+        if not self.optional:
+            theirs = np.expand_dims(theirs, self.singletons)
         return np.ascontiguousarray(theirs)
 
 
@@ -83,7 +97,7 @@ class Dialect:
     Attributes:
         name: As given to `save(dialect=)`.
         rules: The table.
-        leaf_names: What each kind of array is called within its module.
+        leaf_names: What each kind of array is called within its module; "shift" is a norm's bias.
         layouts: The layout of each kind of array, and of those that rules name; vectors need none.
         families: Patterns of the architectures that a file of this dialect may hold.
         base: The config fields in which the system differs from the defaults.
@@ -93,7 +107,11 @@ class Dialect:
         metadata: What a safetensors file says of itself.
         separator: Between the parts of a name.
         root: A prefix that all names but the head's may carry.
+        scope: A first part of all names, in place of which any other may stand; `{layers}` is the
+            number of the net's layers.
         counter: A leaf beside each batch norm's statistics that is no weight: zero on saving.
+        ignored: A pattern of names that are no weights.
+        numbered: How layers are numbered, where they have no names; there are no rules then.
     """
 
     name: str
@@ -107,7 +125,21 @@ class Dialect:
     metadata: Mapping[str, str] = field(default_factory=dict)
     separator: str = "."
     root: str = ""
+    scope: str = ""
     counter: str | None = None
+    ignored: str | None = None
+    numbered: Numbered | None = None
+
+    def translate(self, module: str, config: ResNetConfig) -> tuple[str, str | None] | None:
+        """Their name for our module and its kernel's layout; None if they have none for it."""
+        if self.numbered:
+            name = self.numbered.name(module, config)
+            return None if name is None else (name, None)
+        for rule in self.rules:
+            name = rule.translate(module, config)
+            if name is not None:
+                return name, rule.layout
+        return None
 
 
 @dataclass(frozen=True)
@@ -129,13 +161,15 @@ class Entry:
 def entry(dialect: Dialect, path: str, kind: str, config: ResNetConfig) -> Entry | None:
     """What the dialect calls one of our arrays; None if it has no name for it."""
     module, _, _ = path.rpartition("/")
-    for rule in dialect.rules:
-        name = rule.translate(module, config)
-        if name is not None:
-            kernel = kind in ("conv", "dense", "channel_conv")
-            layout = dialect.layouts.get(rule.layout if rule.layout and kernel else kind)
-            return Entry(name + dialect.separator + dialect.leaf_names[kind], layout)
-    return None
+    if kind == "bias" and module.rpartition("/")[2].startswith("norm"):
+        kind = "shift"
+    named = dialect.translate(module, config)
+    if named is None or kind not in dialect.leaf_names:
+        return None
+    name, layout = named
+    kernel = kind in ("conv", "dense", "channel_conv")
+    layout = dialect.layouts.get(layout if layout and kernel else kind)
+    return Entry(name + dialect.separator + dialect.leaf_names[kind], layout)
 
 
 def entries(dialect: Dialect, config: ResNetConfig) -> dict[str, Entry]:
@@ -153,13 +187,18 @@ def entries(dialect: Dialect, config: ResNetConfig) -> dict[str, Entry]:
 
 
 def strip_root(dialect: Dialect, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The arrays by their names without the dialect's root prefix and without its counters."""
+    """The arrays by their names without the dialect's prefixes and without what is no weight."""
     counter = f".{dialect.counter}"
     kept = {
         name: array
         for name, array in arrays.items()
         if not (dialect.counter and name.endswith(counter))
+        and not (dialect.ignored and re.fullmatch(dialect.ignored, name))
     }
+    if dialect.scope and len({name.partition("/")[0] for name in kept}) == 1:
+        kept = {name.partition("/")[2]: array for name, array in kept.items()}
+    if dialect.numbered:
+        return dialect.numbered.renumber(kept)
     # One that is there with and without the prefix keeps it, and so is unexpected.
     plain = {name: name.removeprefix(dialect.root) for name in kept}
     return {name if plain[name] in kept else plain[name]: array for name, array in kept.items()}
@@ -226,9 +265,10 @@ def save_arrays(
 ) -> dict[str, np.ndarray]:
     """Their arrays by their names, contiguous, ready to be written."""
     root = dialect.root if config.num_classes else ""
+    scope = dialect.scope.format(layers=_layers(config))
     theirs: dict[str, np.ndarray] = {}
     for path, named in entries(dialect, config).items():
-        prefix = "" if path.startswith("head/") else root
+        prefix = scope if path.startswith("head/") else scope + root
         theirs[prefix + named.name] = named.save(np.asarray(ours[path]))
         if dialect.counter and path.endswith("/var"):
             module = named.name.rpartition(".")[0]
@@ -236,9 +276,15 @@ def save_arrays(
     return theirs
 
 
+def _layers(config: ResNetConfig) -> int:
+    """How papers count: the stem, the convolutions on the main path of every block, the head."""
+    kinds = zip(config.blocks, config.depths, strict=True)
+    return 2 + sum(depth * (3 if kind == "bottleneck" else 2) for kind, depth in kinds)
+
+
 def inexpressible(dialect: Dialect, config: ResNetConfig) -> list[str]:
     """What no net of this dialect's system can have, as `field=value` phrases."""
-    base = base_config(dialect, config.depths, config.widths)
+    base = base_config(dialect, config.depths, (64,) * len(config.depths))  # any will do
     allowed = {
         name: dialect.expresses.get(name, (value,)) for name, value in base.to_json().items()
     }
@@ -247,12 +293,12 @@ def inexpressible(dialect: Dialect, config: ResNetConfig) -> list[str]:
         for name, value in config.to_json().items()
         if name not in _FREE
         and allowed[name] != ANY
-        and _effective(name, value, config)
-        not in [_effective(name, choice, config) for choice in allowed[name]]
+        and effective(name, value, config)
+        not in [effective(name, choice, config) for choice in allowed[name]]
     ]
 
 
-def _effective(name: str, value: Any, config: ResNetConfig) -> Any:
+def effective(name: str, value: Any, config: ResNetConfig) -> Any:
     """The value, spelled out where None stands for another field's."""
     return config.activation if name == "inner_activation" and value is None else value
 
@@ -260,8 +306,14 @@ def _effective(name: str, value: Any, config: ResNetConfig) -> Any:
 def base_config(dialect: Dialect, depths: tuple[int, ...], widths: tuple[int, ...]) -> ResNetConfig:
     """The plainest net of these sizes that the dialect's system has."""
     stages = len(depths)
-    sizes = {"strides": (1, *(2,) * (stages - 1)), "dilations": (1,) * stages}
-    return ResNetConfig(**{**sizes, **dialect.base, "depths": depths, "widths": widths})
+    first, second, *_, last = dialect.base.get("strides", (1, 2, 2, 2))
+    sizes = {
+        "depths": depths,
+        "widths": widths,
+        "strides": (first, *(second,) * (stages - 2), last)[-stages:],
+        "dilations": (1,) * stages,
+    }
+    return ResNetConfig(**{**dialect.base, **sizes})
 
 
 # Sizes, which every system leaves free, and what matters in training only.

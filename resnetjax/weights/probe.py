@@ -1,5 +1,6 @@
 """Reads a net's config off the arrays of one dialect, by asking for ours under its names."""
 
+import itertools
 from collections.abc import Mapping
 from typing import Any, get_args
 
@@ -7,7 +8,10 @@ import numpy as np
 
 from resnetjax.config import ConvSite, ResNetConfig
 from resnetjax.errors import ConfigError
+from resnetjax.measure import leaves
+from resnetjax.plan import plan
 from resnetjax.weights.dialect import Dialect, base_config, entry
+from resnetjax.weights.numbered import Numbered
 
 
 class Probe:
@@ -46,20 +50,21 @@ class Probe:
 
     def config(self) -> ResNetConfig | None:
         """The net of these arrays, as far as they tell; None if it cannot be of this dialect."""
-        for stem in ("conv7", "deep", "conv3"):
-            skeleton = self.skeleton(stem=stem)
+        if self.dialect.numbered:
+            return self._numbered(self.dialect.numbered)
+        blocks = self.dialect.expresses.get("block") or ("bottleneck",)
+        for stem, block in itertools.product(("conv7", "deep", "conv3"), reversed(blocks)):
+            skeleton = self.skeleton(stem=stem, block=block)
             first = self.array("stem/conv1/kernel", "conv", skeleton)
             last = self.array("stem/conv3/kernel", "conv", skeleton) if stem == "deep" else first
             if (
                 first is not None
                 and last is not None
                 and first.shape[0] == (7 if stem == "conv7" else 3)
+                and (depths := self.depths(skeleton))
             ):
                 break
         else:
-            return None
-        depths = self.depths(skeleton)
-        if not depths:
             return None
         found: dict[str, Any] = {
             "in_channels": first.shape[2],
@@ -79,15 +84,24 @@ class Probe:
         try:
             found |= self._stages(depths, skeleton)
             base = base_config(self.dialect, depths, found["widths"])
-            return base.replace(**found)
+            return self._projecting(base.replace(**found))
         except (ConfigError, _Absent, ZeroDivisionError):  # kernels without channels
+            return None
+
+    def _numbered(self, numbered: Numbered) -> ResNetConfig | None:
+        found = numbered.fields(self.theirs)
+        if found is None:
+            return None
+        try:
+            return ResNetConfig(**{**self.dialect.base, **found})
+        except ConfigError:
             return None
 
     def skeleton(self, **fields: Any) -> ResNetConfig:
         """A net just large enough to ask for names."""
         pools = {"stem_pool": "none"} if fields.get("stem") == "conv3" else {}
         plain = ResNetConfig(depths=(1, 1, 1, 1), num_classes=1)
-        return plain.replace(**{**self.dialect.base, "block": "bottleneck", **fields, **pools})
+        return plain.replace(**{"block": "bottleneck", **fields, **self.dialect.base, **pools})
 
     def depths(self, skeleton: ResNetConfig) -> tuple[int, ...]:
         """Number of blocks of each stage."""
@@ -128,6 +142,18 @@ class Probe:
         found["conv_bias"] = self._bias_sites(skeleton)
         found |= self._shortcuts(len(depths), skeleton)
         return found | self._attention(len(depths), skeleton)
+
+    def _projecting(self, config: ResNetConfig) -> ResNetConfig:
+        """The net with a projection in each stage's first block that has one."""
+        paths = [
+            f"stage{stage}_block1/shortcut/conv/kernel"
+            for stage in range(1, 1 + len(config.depths))
+        ]
+        expected = leaves(plan(config))
+        there = tuple(self.has(path, config) for path in paths)
+        if config.shortcut == "pad" or there == tuple(path in expected for path in paths):
+            return config
+        return config.replace(projections=there)
 
     def _kernel(self, module: str, config: ResNetConfig) -> np.ndarray:
         kernel = self.array(f"{module}/kernel", "conv", config)

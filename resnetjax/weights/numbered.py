@@ -1,0 +1,149 @@
+"""Layers without names of their own: Keras calls them `conv2d`, `conv2d_1`, ... as it makes them.
+
+The numbers run through a whole Python process, so they begin anywhere, but their order is that of
+creation. Shapes tell the rest: where a block ends, and which convolution is its projection.
+"""
+
+import functools
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from resnetjax.config import ResNetConfig
+from resnetjax.measure import leaves
+from resnetjax.plan import plan
+
+
+@dataclass(frozen=True)
+class Numbered:
+    """How a system numbers its layers.
+
+    Attributes:
+        conv: What a convolution is called.
+        norm: What a norm is called.
+        dense: What a fully connected layer is called.
+        projection: Whether a block's projection is made before its other convolutions, or after.
+    """
+
+    conv: str = "conv2d"
+    norm: str = "batch_normalization"
+    dense: str = "dense"
+    projection: str = "last"
+
+    def name(self, module: str, config: ResNetConfig) -> str | None:
+        """What our module is called."""
+        return _names(self, config).get(module)
+
+    def renumber(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The same arrays, with each kind of layer numbered from zero."""
+        kinds = "|".join((self.conv, self.norm, self.dense))
+        found = {name: re.fullmatch(rf"({kinds})(?:_(\d+))?(/.*)", name) for name in arrays}
+        numbers = {
+            kind: sorted({int(m[2] or 0) for m in found.values() if m and m[1] == kind})
+            for kind in (self.conv, self.norm, self.dense)
+        }
+        return {
+            _numbered(m[1], numbers[m[1]].index(int(m[2] or 0))) + m[3] if m else name: arrays[name]
+            for name, m in found.items()
+        }
+
+    def fields(self, arrays: Mapping[str, np.ndarray]) -> dict[str, Any] | None:
+        """The config fields that the shapes tell, None if they are those of no net of blocks.
+
+        Args:
+            arrays: Numbered from zero.
+        """
+        kernels = list(self._kernels(arrays))
+        head = arrays.get(f"{self.dense}/kernel")
+        if len(kernels) < 3 or head is None or head.ndim != 2:
+            return None
+        stem, rest = kernels[0], kernels[1:]
+        blocks: list[tuple[int, int, bool]] = []  # channels in, channels out, whether it projects
+        kind = "basic" if rest[-1][0] == 3 or rest[-2][0] == 3 else "bottleneck"
+        layers = [3, 3] if kind == "basic" else [1, 3, 1]
+        while rest:
+            width_in = blocks[-1][1] if blocks else stem[3]
+            first = self.projection == "first" and rest[0][0] == 1
+            first = first and [size for size, *_ in rest[1 : len(layers) + 1]] == layers
+            body, rest = rest[first : len(layers) + first], rest[len(layers) + first :]
+            if [size for size, *_ in body] != layers or body[0][2] != width_in:
+                return None
+            width = body[-1][3]
+            last = (
+                self.projection == "last"
+                and bool(rest)
+                and (rest[0][0], *rest[0][2:]) == (1, width_in, width)
+                and [size for size, *_ in rest[: len(layers)]] != layers
+            )
+            rest = rest[last:]
+            blocks.append((width_in, width, bool(first or last)))
+        return self._of_blocks(blocks, kind, stem, head, arrays)
+
+    def _of_blocks(
+        self,
+        blocks: list[tuple[int, int, bool]],
+        kind: str,
+        stem: tuple[int, ...],
+        head: np.ndarray,
+        arrays: Mapping[str, np.ndarray],
+    ) -> dict[str, Any]:
+        # A stage begins where the width changes, which is where the stride is.
+        starts = [i for i, (before, after, _) in enumerate(blocks) if i == 0 or before != after]
+        depths = np.diff([*starts, len(blocks)]).tolist()
+        widths = [blocks[i][1] // (1 if kind == "basic" else 4) for i in starts]
+        norms = sum(name.endswith("/gamma") for name in arrays)
+        count = sum(projects for *_, projects in blocks)
+        projections = tuple(blocks[i][2] for i in starts)
+        needed = tuple(i > 0 or blocks[i][0] != blocks[i][1] for i in starts)
+        unnormed = 1 + len(blocks) * (2 if kind == "basic" else 3)
+        return {
+            "block": kind,
+            "depths": tuple(depths),
+            "widths": tuple(widths),
+            "strides": (1, *(2,) * (len(depths) - 1)),
+            "dilations": (1,) * len(depths),
+            "projections": None if projections == needed else projections,
+            "stem": "conv7" if stem[0] == 7 else "conv3",
+            "stem_pool": "max" if stem[0] == 7 else "none",
+            "stem_width": stem[3],
+            "in_channels": stem[2],
+            "num_classes": head.shape[1],
+            "shortcut_norm": norms == unnormed + count,
+            "conv_bias": "all" if f"{self.conv}/bias" in arrays else "none",
+        }
+
+    def _kernels(self, arrays: Mapping[str, np.ndarray]) -> Iterator[tuple[int, ...]]:
+        """Shapes of the convolutions' kernels, in their order."""
+        number = 0
+        while (kernel := arrays.get(f"{_numbered(self.conv, number)}/kernel")) is not None:
+            if kernel.ndim != 4:
+                return
+            yield kernel.shape
+            number += 1
+
+
+def _numbered(kind: str, number: int) -> str:
+    return f"{kind}_{number}" if number else kind
+
+
+@functools.lru_cache(maxsize=64)
+def _names(numbered: Numbered, config: ResNetConfig) -> dict[str, str]:
+    modules = list(dict.fromkeys(path.rpartition("/")[0] for path in leaves(plan(config))))
+    blocks = list(dict.fromkeys(module.partition("/")[0] for module in modules))
+
+    def created(module: str) -> tuple[int, bool]:
+        projects = "/shortcut/" in module
+        return blocks.index(module.partition("/")[0]), projects == (numbered.projection == "last")
+
+    names, counts = {}, dict.fromkeys((numbered.conv, numbered.norm, numbered.dense), 0)
+    for module in sorted(modules, key=created):
+        last = module.rpartition("/")[2]
+        kind = numbered.dense if module == "head" else numbered.conv
+        if last.startswith("norm"):
+            kind = numbered.norm
+        names[module] = _numbered(kind, counts[kind])
+        counts[kind] += 1
+    return names
