@@ -60,7 +60,7 @@ class ResNetConfig:
         stem_width: Channels that the stem puts out.
         stem_pool: A 3x3 max-pool of stride 2, a 3x3 convolution of stride 2 with norm and
             activation ("conv", as in ResNet-RS), or "none".
-        stem_pool_padding: As `padding`, for the stem's pool.
+        stem_pool_padding: "torch" or "same", as `padding`, for the stem's pool.
         stem_pool_value: What the stem's max-pool is padded with. It matters in v2, where no ReLU
             comes first.
         shortcut: Projection by a strided 1x1 convolution, by average pool and 1x1 ("avg_conv": D
@@ -76,7 +76,7 @@ class ResNetConfig:
         group_width: Channels of each group where the width is 64 (torchvision's width_per_group).
         reduce_first: Divides the features of each block's first convolution (2 in SENet-154).
         padding: "torch" pads both sides alike; "same" as TensorFlow does, (0, 1) for stride 2 on
-            even inputs.
+            even inputs; "same_blocks" is "same" but for the stem (Flax's ImageNet example).
         norm: Batch or group norm.
         norm_groups: Number of groups of a group norm.
         norm_eps: Added to the variance.
@@ -135,7 +135,7 @@ class ResNetConfig:
     groups: int = 1
     group_width: int = 64
     reduce_first: int = 1
-    padding: Literal["torch", "same"] = "torch"
+    padding: Literal["torch", "same", "same_blocks"] = "torch"
     norm: Literal["batch", "group"] = "batch"
     norm_groups: int = 32
     norm_eps: float = 1e-5

@@ -29,6 +29,14 @@ class UnsafeWeights(ResNetJAXError, ValueError):
     """A weight file asks to run code, to open other files, or for memory beyond its size."""
 
 
+class DownloadFailed(ResNetJAXError, OSError):
+    """A file could not be fetched; the message names address and reason, and what to do."""
+
+
+class DigestMismatch(ResNetJAXError, ValueError):
+    """A file is not what was published, or what was fetched at first; names both digests."""
+
+
 class WeightsMismatch(ResNetJAXError, ValueError):
     """Arrays do not fit the model; the message lists what is missing, unexpected, mis-shaped."""
 

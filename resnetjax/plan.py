@@ -100,6 +100,7 @@ def _conv(
     pool: Pool | None = None,
     zero_init: bool = False,
 ) -> Conv:
+    same = config.padding == "same" or (config.padding == "same_blocks" and site != "stem")
     return Conv(
         name=name,
         in_features=in_features,
@@ -108,7 +109,7 @@ def _conv(
         stride=stride,
         dilation=dilation,
         groups=groups,
-        padding="same" if config.padding == "same" else dilation * (kernel - 1) // 2,
+        padding="same" if same else dilation * (kernel - 1) // 2,
         bias=site in config.bias_sites,
         standardize_eps=config.weight_standardization_eps,
         norm=norm,

@@ -1,9 +1,8 @@
 """Every architecture by name, as data.
 
 Plain names mean what torchvision and timm mean by them (`resnet50` is v1.5: `resnet50_v1` is the
-paper's);
-other systems' nets carry their family: `keras_`, `kerascv_`, `slim_`, `cifar_`, `mlperf_`. Letters
-as in timm:
+paper's); other systems' nets carry their family: `keras_`, `kerascv_`, `flax_`, `slim_`, `cifar_`,
+`mlperf_`. Letters as in timm:
 c, s: deep stem; d: deep stem and average-pooled shortcuts; t: tiered stem and the same; aa, blur:
 anti-aliased; se, eca: channel attention; rs: ResNet-RS; bit: Big Transfer.
 """
@@ -67,6 +66,7 @@ _KERASCV_V2_BASIC: _Fields = {
     **_KERASCV_V2, **_BASIC, "stride_on": "last_spatial", "conv_bias": ("stem", "shortcut"),
 }  # fmt: skip
 
+_FLAX: _Fields = {"padding": "same_blocks", "stem_pool_padding": "same"}
 _SLIM: _Fields = {
     **_LAST,
     "stem_pool_padding": "same",
@@ -230,6 +230,13 @@ ARCHITECTURES: dict[str, Net] = {
     "kerascv_resnet50v2": Net(depths=_50, **_KERASCV_V2, **_V2_BIAS),
     "kerascv_resnet101v2": Net(depths=_101, **_KERASCV_V2, **_V2_BIAS),
     "kerascv_resnet152v2": Net(depths=_152, **_KERASCV_V2, **_V2_BIAS),
+    # Flax's ImageNet example
+    "flax_resnet18": Net(depths=_18, **_BASIC, **_FLAX),
+    "flax_resnet34": Net(depths=_34, **_BASIC, **_FLAX),
+    "flax_resnet50": Net(depths=_50, **_FLAX),
+    "flax_resnet101": Net(depths=_101, **_FLAX),
+    "flax_resnet152": Net(depths=_152, **_FLAX),
+    "flax_resnet200": Net(depths=_200, **_FLAX),
     # slim and TF Hub
     "slim_resnet_v1_50": Net(depths=_50, **_SLIM),
     "slim_resnet_v1_101": Net(depths=_101, **_SLIM),

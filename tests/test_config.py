@@ -41,7 +41,7 @@ REFUSED = {
     "groups": ([0, 32.0, True], ""),
     "group_width": ([0, 4.5, None], ""),
     "reduce_first": ([0, False, 0.5], ""),
-    "padding": ([3, "SAME"], "'torch' or 'same'"),
+    "padding": ([3, "SAME"], "'torch', 'same' or 'same_blocks'"),
     "norm": (["layer", None], "'batch' or 'group'"),
     "norm_groups": ([0, None, 32.0], ""),
     "norm_eps": ([0, -1e-5, NAN, INF, True, "1e-5", None, 10**400], ""),

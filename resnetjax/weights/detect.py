@@ -5,7 +5,6 @@ What names and shapes cannot tell (where the stride is, how a pool pads) comes f
 architecture that fits, and is reported as an assumption.
 """
 
-import fnmatch
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -127,7 +126,7 @@ def _nearest(arrays: Mapping[str, np.ndarray]) -> tuple[_Fit, Detection] | None:
         probe = Probe(dialect, theirs)
         if dialect.numbered or not probe.depths(probe.skeleton()):
             continue
-        for name in _family(dialect):
+        for name in dialect.architectures():
             config = ARCHITECTURES[name]
             size = len(leaves(plan(config)))
             if abs(size - len(theirs)) > len(theirs) / 4 or inexpressible(dialect, config):
@@ -142,16 +141,10 @@ def _nearest(arrays: Mapping[str, np.ndarray]) -> tuple[_Fit, Detection] | None:
     expected = leaves(plan(found.config))
     alike = (
         name
-        for name in _family(found.dialect)
+        for name in found.dialect.architectures()
         if name != found.arch and leaves(plan(ARCHITECTURES[name].replace(**sizes))) == expected
     )
     return best, replace(found, alternatives=tuple(alike))
-
-
-def _family(dialect: Dialect) -> list[str]:
-    """The architectures that a file of the dialect may hold, each once."""
-    listed = [name for glob in dialect.families for name in fnmatch.filter(ARCHITECTURES, glob)]
-    return list(dict.fromkeys(listed))
 
 
 def _name(found: Detection, theirs: Mapping[str, np.ndarray], *, hidden: set[str]) -> Detection:
@@ -166,7 +159,7 @@ def _name(found: Detection, theirs: Mapping[str, np.ndarray], *, hidden: set[str
 
     matching = [
         name
-        for name in _family(dialect)
+        for name in dialect.architectures()
         if looks(ARCHITECTURES[name]) == looks(config)
         and _has_names(dialect, ARCHITECTURES[name], theirs)
     ]

@@ -5,6 +5,7 @@ ours to theirs, starting from the list of our own arrays, so that loading and sa
 apart and no pattern is ever inverted.
 """
 
+import fnmatch
 import functools
 import re
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,7 @@ from resnetjax.config import Preprocess, ResNetConfig
 from resnetjax.errors import ConfigError, WeightsMismatch
 from resnetjax.measure import Leaf, leaves
 from resnetjax.plan import plan
+from resnetjax.presets import ARCHITECTURES
 from resnetjax.weights.numbered import Numbered
 
 
@@ -28,7 +30,8 @@ class Rule:
         ours: Path of our modules, with `{s}`, `{b}` and `{n}` for the numbers of stage, block and
             layer.
         theirs: Their name, with the same fields, and `{s0}`, `{s1}`, `{s_letter}` (and so on) for
-            numbers counted from zero and from two, and for letters.
+            numbers counted from zero and from two, and for letters; `{block0}` counts the blocks
+            of all stages from zero.
         when: Config fields and the values for which the rule holds; of several rules the first that
             does wins.
         layout: Overrides the layout of the module's kernel.
@@ -51,6 +54,8 @@ class Rule:
         for name, value in numbers.items():
             spelled |= {f"{name}0": value - 1, f"{name}1": value + 1}
             spelled[f"{name}_letter"] = chr(ord("a") + value - 1)
+        if "s" in numbers and "b" in numbers:
+            spelled["block0"] = sum(config.depths[: numbers["s"] - 1]) + numbers["b"] - 1
         return self.theirs.format(**spelled)
 
 
@@ -129,6 +134,11 @@ class Dialect:
     counter: str | None = None
     ignored: str | None = None
     numbered: Numbered | None = None
+
+    def architectures(self) -> list[str]:
+        """The architectures that a file may hold, each once."""
+        listed = [name for glob in self.families for name in fnmatch.filter(ARCHITECTURES, glob)]
+        return list(dict.fromkeys(listed))
 
     def translate(self, module: str, config: ResNetConfig) -> tuple[str, str | None] | None:
         """Their name for our module and its kernel's layout; None if they have none for it."""

@@ -47,4 +47,29 @@ TRANSFORMERS_FLAX = Dialect(
     root="resnet/",
 )
 
-ALL = (TRANSFORMERS_FLAX,)
+_KINDS = (("BottleneckResNetBlock", {"block": ("bottleneck",)}), ("ResNetBlock", {}))
+FLAX_EXAMPLE = Dialect(
+    name="flax_example",
+    rules=(
+        Rule("stem/conv1", "conv_init"),
+        Rule("stem/norm1", "bn_init"),
+        *(
+            Rule(f"stage{{s}}_block{{b}}/{ours}", f"{kind}_{{block0}}/{theirs}", when)
+            for kind, when in _KINDS
+            for ours, theirs in (
+                ("conv{n}", "Conv_{n0}"),
+                ("norm{n}", "BatchNorm_{n0}"),
+                ("shortcut/conv", "conv_proj"),
+                ("shortcut/norm", "norm_proj"),
+            )
+        ),
+        Rule("head", "Dense_0"),
+    ),
+    **_FLAX,
+    preprocess=Preprocess(resize_px=256),
+    families=("flax_resnet*",),
+    base={"padding": "same_blocks", "stem_pool_padding": "same"},
+    expresses={"block": ("basic", "bottleneck"), "stem_width": ANY},
+)
+
+ALL = (TRANSFORMERS_FLAX, FLAX_EXAMPLE)

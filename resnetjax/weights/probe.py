@@ -10,7 +10,8 @@ from resnetjax.config import ConvSite, ResNetConfig
 from resnetjax.errors import ConfigError
 from resnetjax.measure import leaves
 from resnetjax.plan import plan
-from resnetjax.weights.dialect import Dialect, base_config, entry
+from resnetjax.presets import ARCHITECTURES
+from resnetjax.weights.dialect import Dialect, base_config, entries, entry
 from resnetjax.weights.numbered import Numbered
 
 
@@ -52,6 +53,8 @@ class Probe:
         """The net of these arrays, as far as they tell; None if it cannot be of this dialect."""
         if self.dialect.numbered:
             return self._numbered(self.dialect.numbered)
+        if any("{block0}" in rule.theirs for rule in self.dialect.rules):
+            return self._counted()
         blocks = self.dialect.expresses.get("block") or ("bottleneck",)
         for stem, block in itertools.product(("conv7", "deep", "conv3"), reversed(blocks)):
             skeleton = self.skeleton(stem=stem, block=block)
@@ -96,6 +99,14 @@ class Probe:
             return ResNetConfig(**{**self.dialect.base, **found})
         except ConfigError:
             return None
+
+    def _counted(self) -> ResNetConfig | None:
+        """The architecture with just these names: a count over all stages tells no stage's end."""
+        for name in self.dialect.architectures():
+            config = self.sized_like(ARCHITECTURES[name])
+            if {named.name for named in entries(self.dialect, config).values()} == set(self.theirs):
+                return config
+        return None
 
     def skeleton(self, **fields: Any) -> ResNetConfig:
         """A net just large enough to ask for names."""
