@@ -13,7 +13,8 @@ from resnetjax.config import Labels, Preprocess, ResNetConfig
 from resnetjax.data import labels as label_sets
 from resnetjax.data import preprocess_formats
 from resnetjax.errors import ConfigError, ResNetJAXError, UnsupportedFile
-from resnetjax.weights import bounded_json
+from resnetjax.weights import bounded_json, keras_config, tf_bundle
+from resnetjax.weights.files import KERASHUB_HEAD
 
 NATIVE = "resnetjax"
 WEIGHT_FILES = (  # in the order in which they are looked for
@@ -21,6 +22,8 @@ WEIGHT_FILES = (  # in the order in which they are looked for
     "model.safetensors.index.json",
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
+    "flax_model.msgpack",
+    "model.weights.h5",
 )
 RUN_MODELS = ("best", "latest")  # of a training run, in the order in which they are looked for
 # Transformers' names for the activations that it and we have (transformers/activations.py: ACT2FN).
@@ -40,7 +43,7 @@ class Description:
     """What a `config.json` and its neighbours say of the weights beside them.
 
     Attributes:
-        layout: Whose layout it is: "resnetjax", "transformers" or "timm".
+        layout: Whose layout it is: "resnetjax", "transformers", "timm" or "kerashub".
         config: The net, or None where it was not asked for; the arrays decide on its classes and
             input channels.
         arch: The architecture's name, where it has one.
@@ -66,11 +69,21 @@ def find_weights(folder: Path) -> Path:
     for name in WEIGHT_FILES:
         if (folder / name).is_file():
             return folder / name
-    raise UnsupportedFile(f"{folder}: no weights found: expected {', '.join(WEIGHT_FILES)}")
+    if (prefix := tf_bundle.prefix_of(folder)) is not None:
+        return tf_bundle.index_path(prefix)
+    expected = ", ".join(WEIGHT_FILES)
+    raise UnsupportedFile(
+        f"{folder}: no weights found: expected {expected}, or a TensorFlow checkpoint"
+    )
 
 
 def find_model(path: Path) -> Path:
-    """The model to load at a path: of a training run its best, or its latest; else the path."""
+    """The model to load at a path: of a training run its best, or its latest; else the path.
+
+    A TensorFlow checkpoint may be given by its prefix, at which there is no file.
+    """
+    if not path.exists() and (prefix := tf_bundle.prefix_of(path)) is not None:
+        return tf_bundle.index_path(prefix)
     is_model = (path / "config.json").is_file() or any((path / f).is_file() for f in WEIGHT_FILES)
     if path.is_dir() and not is_model:
         for name in RUN_MODELS:
@@ -111,7 +124,9 @@ def describe(path: Path, wanted: Wanted = Wanted()) -> Description | None:
                 return parse(values, folder, wanted)
     if not wanted.net:
         return None
-    raise UnsupportedFile(f"{path}: expected the config.json of Transformers, timm or resnetjax")
+    raise UnsupportedFile(
+        f"{path}: expected the config.json of Transformers, timm, KerasHub or resnetjax"
+    )
 
 
 def describe_metadata(metadata: Mapping[str, Any], path: Path) -> Description | None:
@@ -304,6 +319,15 @@ def _refuse(name: str, value: object, allowed: str) -> dict[str, Any]:
     raise ConfigError(f"{name}={value!r} is not supported: use {allowed}")
 
 
+def _kerashub(values: Mapping[str, Any], folder: Path, wanted: Wanted) -> Description:
+    classes = 0
+    if (folder / KERASHUB_HEAD).is_file():
+        classes = _read(folder / "task.json")["config"]["num_classes"]
+    config = keras_config.from_kerashub(values, num_classes=classes) if wanted.net else None
+    arch = architecture_of(config) if config else None
+    return Description("kerashub", config, arch, preprocess=None, labels=None)
+
+
 def architecture_of(config: ResNetConfig) -> str | None:
     """The architecture that is this net, its classes and input channels aside."""
     for name, known in presets.ARCHITECTURES.items():
@@ -329,4 +353,5 @@ _PARSERS: dict[str, Callable[[Mapping[str, Any], Path, Wanted], Description]] = 
     "format": _native,
     "model_type": _transformers,
     "architecture": _timm,
+    "registered_name": _kerashub,
 }

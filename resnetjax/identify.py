@@ -8,7 +8,7 @@ import numpy as np
 from resnetjax import folders, presets
 from resnetjax.config import Labels, Preprocess, ResNetConfig
 from resnetjax.data import labels as label_sets
-from resnetjax.weights import files, torch_dialects
+from resnetjax.weights import files, keras_config, torch_dialects
 from resnetjax.weights.detect import Detection, detect
 
 
@@ -34,8 +34,10 @@ def identify(
         sizes = {field: getattr(seen.config, field) for field in ("num_classes", "in_channels")}
         config = presets.get(told).replace(**sizes)
         return dataclasses.replace(seen, arch=told, config=config), tuple(assumed)
+    seen, fields = _as_described(seen, file.metadata.get("model_config"))
     # No array tells of these, not even where only one architecture fits.
-    unseen = "strides, dilations, padding, pooling, activation and epsilon"
+    left = [word for word, field in _UNSEEN.items() if field not in fields]
+    unseen = ", ".join(left[:-1]) + f" and {left[-1]}"
     if seen.arch is None:
         plain = (
             f"a net of no known architecture, with the {unseen} of {seen.dialect.name}'s plainest"
@@ -48,6 +50,30 @@ def identify(
             + others * bool(seen.alternatives)
         )
     return seen, tuple(assumed)
+
+
+_UNSEEN = {
+    "strides": "stride_on",
+    "dilations": "dilations",
+    "padding": "padding",
+    "pooling": "stem_pool",
+    "activation": "activation",
+    "epsilon": "norm_eps",
+}
+
+
+def _as_described(seen: Detection, model_config: Any) -> tuple[Detection, set[str]]:
+    """The net with what Keras's own description of it says, and the fields that it says."""
+    fields = keras_config.observed(model_config)
+    if "bottleneck" not in seen.config.blocks:
+        fields.pop("stride_on", None)
+    if seen.config.stem_pool != "max":
+        fields.pop("stem_pool_padding", None)
+    config = seen.config.replace(**fields)
+    if config == seen.config:
+        return seen, set(fields)
+    arch = folders.architecture_of(config)
+    return dataclasses.replace(seen, config=config, arch=arch, alternatives=()), set(fields)
 
 
 # By whether the stem is that of a net for CIFAR, and the number of classes.
@@ -65,8 +91,9 @@ def preprocess_of(
     """How images are prepared, and what had to be assumed for it."""
     if described and described.preprocess:
         return described.preprocess, ()
-    small = found.config.stem == "conv3"
-    dialect = torch_dialects.AKAMASTER if small else found.dialect  # whose are the CIFAR nets
+    dialect = found.dialect
+    if found.config.stem == "conv3" and dialect.preprocess.crop_px != (32, 32):
+        dialect = torch_dialects.AKAMASTER  # whose are the CIFAR nets
     taken = with_channels(dialect.preprocess, found.config.in_channels)
     who = f"images prepared as by {dialect.name} (preprocess= decides)"
     return taken, (f"{who}: {_in_words(taken)}",)

@@ -76,8 +76,9 @@ def load(
     `source.assumptions` say so, and `arch`, `config`, `preprocess` and `labels` decide instead.
 
     Args:
-        source: Path of a `.safetensors`, `.pth`, `.pt`, `.th` or `.bin` file, of an index of
-            shards, or of a directory; of a training run's it is the best model, or the latest.
+        source: Path of a file of safetensors, torch, Keras (`.h5`, `.weights.h5`, `.keras`), NumPy
+            (`.npz`) or Flax (`.msgpack`), of an index of shards, of a TensorFlow checkpoint, or of
+            a directory; of a training run's it is the best model, or the latest.
         arch: Name of the architecture.
         config: A net of your own. Classes and input channels are those of the file even so.
         preprocess: How images are prepared.
@@ -98,7 +99,7 @@ def load(
     """
     if arch is not None and config is not None:
         raise ConfigError(f"arch={arch!r} and config are both given: use one of them")
-    path = Path(source)
+    path = folders.find_model(Path(source))
     if not path.exists():
         known = (
             "; an architecture has this name, but no weights"
@@ -106,7 +107,6 @@ def load(
             else ""
         )
         raise UnknownName(f"there is no file or directory {os.fspath(source)!r}{known}")
-    path = folders.find_model(path)
     wanted = presets.get(arch) if arch is not None else config
     parts = folders.Wanted(net=wanted is None, preprocess=preprocess is None)
     described = folders.describe(path, parts)

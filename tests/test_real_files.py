@@ -127,3 +127,38 @@ def test_a_published_checkpoint_goes_to_our_format_and_back_bit_for_bit(
 def expected_labels(shared_weights, cifar) -> list[str]:
     with np.load(shared_weights / "resnet20-expected.npz") as archive:
         return [cifar[1][index] for index in archive["argmax"][:12]]
+
+
+def test_mlperf_tinys_keras_file_gives_what_keras_gives(shared_weights, cifar):
+    pre = load(shared_weights / "mlperf-tiny-resnet8.h5")
+    assert pre.source.arch == "mlperf_tiny_resnet8"
+    assert (pre.source.format, pre.source.dialect) == ("keras-h5", "keras_numbered")
+    with np.load(shared_weights / "mlperf-tiny-resnet8-expected.npz") as archive:
+        argmax, probabilities = archive["argmax"], archive["probabilities_first_200"]
+    found = list(rj.predict(pre, cifar[0], top=10, batch_size=256))
+    assert len(found) == len(argmax) == 10_000
+    assert sum(row[0].index != index for row, index in zip(found, argmax, strict=True)) <= 2
+    assert {(row[0].index, row[0].label) for row in found} == set(enumerate(cifar[1]))
+    for row, expected in zip(found, probabilities, strict=False):
+        ours = {p.index: p.probability for p in row}
+        np.testing.assert_allclose([ours[i] for i in range(10)], expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_slim_checkpoint_gives_what_tensorflow_gives(shared_weights, version):
+    folder = shared_weights / f"slim_v{version}_tiny"
+    pre = load(folder)
+    assert (pre.source.format, pre.source.dialect) == ("tf-bundle", f"slim_v{version}")
+    with np.load(folder / "io.npz") as archive:
+        images, expected = archive["x"], archive["y"].reshape(2, 11)
+    ours = np.asarray(pre.model.apply(pre.variables, jnp.asarray(images)))
+    assert np.abs(ours - expected).max() < 1e-5 * np.abs(expected).max()
+    (index,) = folder.glob("*.index")
+    for path in (index, index.with_suffix("")):  # as TensorFlow's functions take it
+        assert load_digest(path) == pre.source.sha256
+
+
+def load_digest(path: Path) -> str | None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", AssumptionWarning)
+        return rj.load(path).source.sha256

@@ -13,7 +13,16 @@ from typing import Any
 import numpy as np
 
 from resnetjax.errors import CorruptFile, ResNetJAXError, UnsafeWeights, UnsupportedFile
-from resnetjax.weights import bounded_json, safetensors_file, torch_containers, torch_file
+from resnetjax.weights import (
+    bounded_json,
+    keras_file,
+    msgpack_file,
+    npz_file,
+    safetensors_file,
+    tf_bundle,
+    torch_containers,
+    torch_file,
+)
 from resnetjax.weights.mapped import map_file
 
 MAX_SHARDS = 1000
@@ -25,11 +34,15 @@ _STATE_DICTS = (*_AVERAGES, "state_dict", "model")
 _PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and of torch.compile, in either order
 _COUNTERS = ("num_batches_tracked", "n_averaged")  # of batch norm and of AveragedModel
 
+# A preset of KerasHub's keeps what is not the backbone in a file of its own.
+KERASHUB_BACKBONE, KERASHUB_HEAD = "model.weights.h5", "task.weights.h5"
+_COLLECTIONS = ("params/", "batch_stats/")  # of Flax; no name is in both
+
 # How formats that are not read begin or end.
 _FOREIGN = {
-    rb"\x89HDF\r\n\x1a\n": "an HDF5 file (Keras), which is not read yet",
-    rb"(?s:.*)\x57\xfb\x80\x8b\x24\x75\x47\xdb\Z": "a TensorFlow checkpoint, which is not read yet",
-    rb"[\x81-\x8f\xde\xdf][\xa0-\xbf\xd9]": "a msgpack file (Flax), which is not read yet",
+    rb"(?s:.*)\x57\xfb\x80\x8b\x24\x75\x47\xdb\Z": (
+        "the index of a TensorFlow checkpoint, whose name ends in .index"
+    ),
     rb"\x93NUMPY": "a single numpy array (.npy)",
     rb"GGUF": "a GGUF file",
     rb"\x1f\x8b|\xfd7zXZ|\x28\xb5\x2f\xfd|BZh": "compressed: decompress it first",
@@ -48,7 +61,8 @@ class WeightFile:
     Attributes:
         arrays: By the name that the file gives them, wrappers' prefixes and counters taken off;
             read-only, and paged in from the mapped file as they are used.
-        format: `safetensors`, `torch-zip`, `torch-legacy` or `torch-tar`.
+        format: `safetensors`, `torch-zip`, `torch-legacy`, `torch-tar`, `keras-h5`,
+            `keras-weights-h5`, `keras-zip`, `tf-bundle`, `npz` or `flax-msgpack`.
         metadata: What the file holds beside the weights and without arrays, such as `epoch`; `ema`
             names the entry that a moving average was preferred from.
         paths: Of the files that were read; an index comes before its shards.
@@ -71,7 +85,11 @@ class WeightFile:
 
 
 def read(path: str | os.PathLike[str]) -> WeightFile:
-    """Returns the weights in a file, or in the files that an index (`*.index.json`) lists.
+    """Returns the weights in a file, or in the files that an index lists.
+
+    Args:
+        path: A file; an index of shards (`*.index.json`); or what `tf_bundle.prefix_of` takes for a
+            TensorFlow checkpoint, a folder too.
 
     Raises:
         UnsupportedFile: The file is of no format above, or holds no named arrays.
@@ -82,9 +100,13 @@ def read(path: str | os.PathLike[str]) -> WeightFile:
     """
     path = Path(path)
     with _naming(path):
+        if (prefix := tf_bundle.prefix_of(path)) is not None:
+            return _read_bundle(prefix)
         data = map_file(path)
         index = _index(data)
         file = _read_one(path, data) if index is None else _read_shards(path, data, index)
+        if path.name == KERASHUB_BACKBONE and (head := path.with_name(KERASHUB_HEAD)).is_file():
+            file = _with_head(file, _read_one(head, map_file(head)))
         return replace(file, arrays=_clean(file.arrays))
 
 
@@ -100,12 +122,57 @@ def _read_one(path: Path, data: memoryview) -> WeightFile:
     if safetensors_file.detect(data):
         arrays, metadata = safetensors_file.parse(data)
         return WeightFile(arrays, "safetensors", dict(metadata), (path,), (data,))
+    if keras_file.detect(data):
+        arrays, metadata = keras_file.parse(data)
+        return WeightFile(arrays, metadata["container"], metadata, (path,), (data,))
+    if npz_file.detect(data):
+        arrays, metadata = npz_file.parse(data)
+        return WeightFile(arrays, "npz", metadata, (path,), (data,))
+    if msgpack_file.detect(data):
+        arrays, metadata = msgpack_file.parse(data)
+        return WeightFile(_merged(arrays), "flax-msgpack", metadata, (path,), (data,))
     if (kind := torch_containers.detect(data)) is not None:
         arrays, metadata = _state_dict(torch_file.parse(data, kind))
         return WeightFile(arrays, kind, metadata, (path,), (data,))
     ends = bytes(data[:64]) + bytes(data[-8:])
     found = (text for magic, text in _FOREIGN.items() if re.match(magic, ends))
     raise UnsupportedFile(f"no known weights: it is {next(found, f'unknown, {ends[:16]!r}')}")
+
+
+def _with_head(file: WeightFile, head: WeightFile) -> WeightFile:
+    if twice := file.arrays.keys() & head.arrays.keys():
+        raise CorruptFile(f"{KERASHUB_HEAD} has {min(twice)} as {KERASHUB_BACKBONE} does")
+    return replace(
+        file,
+        arrays=file.arrays | head.arrays,
+        paths=file.paths + head.paths,
+        contents=file.contents + head.contents,
+    )
+
+
+def _read_bundle(prefix: Path) -> WeightFile:
+    paths = [tf_bundle.index_path(prefix)]
+    contents = [map_file(paths[0])]
+
+    def shard(number: int, count: int) -> memoryview:
+        paths.append(tf_bundle.shard_path(prefix, number, count))
+        if not paths[-1].is_file():
+            raise CorruptFile(f"a shard is missing: {paths[-1].name}")
+        contents.append(map_file(paths[-1]))
+        return contents[-1]
+
+    arrays, metadata = tf_bundle.parse(contents[0], shard)
+    return WeightFile(arrays, "tf-bundle", metadata, tuple(paths), tuple(contents))
+
+
+def _merged(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns the arrays of Flax's collections beside each other."""
+    names = {name: name for name in arrays}
+    for prefix in _COLLECTIONS:
+        names = {name: short.removeprefix(prefix) for name, short in names.items()}
+    if len(set(names.values())) < len(names):
+        raise CorruptFile(f"{' and '.join(_COLLECTIONS)} have an array of the same name")
+    return {names[name]: array for name, array in arrays.items()}
 
 
 def _index(data: memoryview) -> dict[str, Any] | None:

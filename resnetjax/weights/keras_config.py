@@ -1,0 +1,95 @@
+"""What Keras's own descriptions of a model say of the net (CONVERSION F14): data, never objects."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from resnetjax.config import ResNetConfig
+from resnetjax.errors import ConfigError
+
+MAX_DEPTH = 50  # of models within models
+
+
+def observed(model_config: Any) -> dict[str, Any]:
+    """The config fields that a model's layers tell, of those that names and shapes do not.
+
+    Args:
+        model_config: The JSON of a Functional or Sequential model, as `.keras` and full `.h5` files
+            hold it; of anything else nothing is told.
+    """
+    layers = list(_layers(model_config))
+    norms = [config for kind, config in layers if kind == "BatchNormalization"]
+    convs = [config for kind, config in layers if kind in ("Conv2D", "Convolution2D")]
+    pools = [config for kind, config in layers if kind == "MaxPooling2D"]
+    found: dict[str, Any] = {}
+    for field, key in (("norm_eps", "epsilon"), ("norm_decay", "momentum")):
+        values = {config.get(key) for config in norms if type(config.get(key)) is float}
+        if len(values) == 1:
+            found[field] = values.pop()
+    strided = [config for config in convs[1:] if config.get("strides") == [2, 2]]
+    spatial = [config for config in strided if config.get("kernel_size") != [1, 1]]
+    paddings = {config.get("padding") for config in (*spatial, *convs[:1])}
+    if len(paddings) == 1:
+        found |= {"padding": _padding(paddings.pop())}
+    if strided:
+        found["stride_on"] = "spatial" if spatial else "reduce"
+    windows = [pool.get("padding") for pool in pools if pool.get("pool_size") == [3, 3]]
+    if windows:
+        found["stem_pool_padding"] = _padding(windows[0])
+    return {field: value for field, value in found.items() if value is not None}
+
+
+def _padding(keras: Any) -> str | None:
+    # What is "valid" stands behind a layer that pads.
+    return {"same": "same", "valid": "torch"}.get(keras)
+
+
+def from_kerashub(values: Mapping[str, Any], *, num_classes: int) -> ResNetConfig:
+    """The net that a KerasHub `ResNetBackbone` describes in a preset's `config.json`.
+
+    Raises:
+        ConfigError: It is another backbone, or a net that cannot be.
+    """
+    if values.get("registered_name") != "keras_hub>ResNetBackbone":
+        raise ConfigError(
+            f"registered_name={values.get('registered_name')!r} is not supported: "
+            "use a preset of KerasHub's ResNetBackbone"
+        )
+    given = values["config"]
+    kind, _, vd = given["block_type"].partition("_block")
+    pre = given["use_pre_activation"]
+    blocks, widths = tuple(given["stackwise_num_blocks"]), given["input_conv_filters"]
+    return ResNetConfig.from_json(
+        {
+            "block": kind,
+            "depths": blocks,
+            "widths": given["stackwise_num_filters"],
+            "strides": given["stackwise_num_strides"],
+            "dilations": [1] * len(blocks),
+            "order": "pre" if pre else "post",
+            "shortcut_norm": not pre,
+            "stem": {(7,): "conv7", (3, 3, 3): "deep"}[tuple(given["input_conv_kernel_sizes"])],
+            "stem_width": widths[-1],
+            "shortcut": "avg_conv" if vd else "conv",
+            "projections": [True] * len(blocks) if vd and kind == "basic" else None,
+            "in_channels": given["image_shape"][-1],
+            "num_classes": num_classes,
+        }
+    )
+
+
+def _layers(config: Any, depth: int = 0) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Class and config of every layer, those of models within the model too."""
+    if type(config) is not dict or depth > MAX_DEPTH:
+        return
+    kind, inner = config.get("class_name"), config.get("config")
+    if type(kind) is str and type(inner) is dict:
+        layers = inner.get("layers")
+        if type(layers) is not list:
+            yield kind, {key: _plain(value) for key, value in inner.items()}
+        for layer in layers if type(layers) is list else ():
+            yield from _layers(layer, depth + 1)
+
+
+def _plain(value: Any) -> Any:
+    """One number for both axes, as Keras 1 wrote it, is a pair."""
+    return [value, value] if type(value) is int else value

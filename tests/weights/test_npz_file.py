@@ -1,0 +1,243 @@
+import contextlib
+import io
+import os
+import time
+import tracemalloc
+import zipfile
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from resnetjax.errors import CorruptFile, ResNetJAXError, UnsafeWeights, UnsupportedFile
+from resnetjax.weights import npz_file
+from resnetjax.weights.mapped import map_file
+
+SIX = np.arange(6, dtype=np.float32).reshape(2, 3)
+
+
+def npz(*, save=np.savez, **arrays) -> bytes:
+    file = io.BytesIO()
+    save(file, **arrays)
+    return file.getvalue()
+
+
+def npy(descr="'<f4'", *, shape="(2, 3)", fortran=False, body=None, version=1, size=None) -> bytes:
+    """A member as numpy writes it, or nearly so."""
+    text = f"{{'descr': {descr}, 'fortran_order': {fortran}, 'shape': {shape}, }}\n".encode()
+    length = len(text) if size is None else size
+    head = b"\x93NUMPY" + bytes([version, 0]) + length.to_bytes(2 if version == 1 else 4, "little")
+    return head + text + (SIX.tobytes() if body is None else body)
+
+
+def archive(compression=zipfile.ZIP_STORED, **members: bytes) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", compression) as opened:
+        for name, content in members.items():
+            opened.writestr(name, content)
+    return file.getvalue()
+
+
+def one(content: bytes, **options) -> bytes:
+    return archive(**{"w.npy": content}, **options)
+
+
+def parse(content: bytes):
+    return npz_file.parse(memoryview(content))
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_what_numpy_saves_is_read_bit_for_bit(save):
+    rng = np.random.default_rng(0)
+    arrays = {
+        str(np.dtype(code)): rng.integers(0, 2, (3, 1, 5)).astype(code) for code in "?bhiqBHIQefdFD"
+    }
+    arrays |= {"fortran": np.asfortranarray(SIX), "empty": SIX[:0], "flat": SIX.ravel()}
+    read, metadata = parse(npz(save=save, **arrays))
+    assert metadata == {}
+    assert list(read) == list(arrays)
+    for name, array in arrays.items():
+        assert read[name].dtype == array.dtype
+        assert not read[name].flags.writeable
+        np.testing.assert_array_equal(read[name], array)
+
+
+def test_two_void_bytes_are_bfloat16():
+    array = SIX.astype(ml_dtypes.bfloat16)
+    read = parse(npz(w=array)).arrays["w"]
+    assert read.dtype == array.dtype
+    np.testing.assert_array_equal(read, array)
+
+
+@pytest.mark.parametrize("version", [1, 2, 3])
+def test_every_version_of_the_header_is_read(version):
+    np.testing.assert_array_equal(parse(one(npy(version=version))).arrays["w"], SIX)
+
+
+def test_lengths_of_python_2_are_read():
+    np.testing.assert_array_equal(parse(one(npy(shape="(2L, 3L)"))).arrays["w"], SIX)
+
+
+def test_names_of_big_transfer_are_kept():
+    name = "resnet/block1/unit01/a/standardized_conv2d/kernel"
+    assert list(parse(npz(**{name: SIX})).arrays) == [name]
+
+
+def test_numbers_and_texts_are_metadata():
+    found = parse(npz(w=SIX, step=7, rate=np.float32(0.5), name="Größe 🦆", empty="", half=HALF))
+    assert list(found.arrays) == ["w"]
+    assert found.metadata == {"step": 7, "rate": 0.5, "name": "Größe 🦆", "empty": "", "half": 0.5}
+
+
+HALF = np.asarray(0.5, ml_dtypes.bfloat16)
+
+
+def test_stored_arrays_are_views_of_the_file():
+    content = one(npy("'|u1'", shape="(24,)"))
+    array = parse(content).arrays["w"]
+    assert np.shares_memory(array, np.frombuffer(content, np.uint8))
+
+
+def test_a_real_file_is_read(shared_weights):
+    path = shared_weights / "slim_v1_tiny" / "io.npz"
+    data = map_file(path)
+    assert npz_file.detect(data)
+    found = npz_file.parse(data)
+    with np.load(path) as expected:
+        assert sorted(found.arrays) == sorted(expected)
+        for name, array in found.arrays.items():
+            np.testing.assert_array_equal(array, expected[name])
+
+
+def test_only_archives_of_arrays_are_detected():
+    content = npz(w=SIX)
+    assert npz_file.detect(memoryview(content))
+    assert npz_file.detect(memoryview(content[:-10]))
+    for other in (b"", b"PK\3\4", npy(), archive(**{"archive/data.pkl": b"."}), bytes(100)):
+        assert not npz_file.detect(memoryview(other))
+
+
+class Touch:
+    def __reduce__(self):
+        return os.mkdir, ("canary",)
+
+
+def pickled() -> bytes:
+    return npz(w=np.array([Touch()], dtype=object))
+
+
+def bomb(size: int) -> bytes:
+    zeros = npy("'|u1'", shape=f"({size},)", body=bytes(size))
+    return one(zeros, compression=zipfile.ZIP_DEFLATED)
+
+
+TEN_TERABYTES = one(npy("'|u1'", shape=f"({10**13},)"))
+
+
+def test_numpy_would_run_the_code_of_a_pickled_array(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with np.load(io.BytesIO(pickled()), allow_pickle=True) as unsafe:
+        unsafe["w"]
+    assert (tmp_path / "canary").exists()
+
+
+def test_numpy_would_inflate_a_bomb():
+    content = bomb(2**27)
+    tracemalloc.start()
+    with np.load(io.BytesIO(content)) as unsafe:
+        unsafe["w"]
+    assert tracemalloc.get_traced_memory()[1] > 500 * len(content)
+    tracemalloc.stop()
+
+
+def test_numpy_would_allocate_what_a_header_claims():
+    with np.load(io.BytesIO(TEN_TERABYTES)) as unsafe, pytest.raises((MemoryError, ValueError)):
+        unsafe["w"]
+
+
+MALICIOUS = {
+    "pickled-objects": (pickled(), UnsafeWeights, "pickled"),
+    "pickled-in-records": (one(npy("[('a', '|O')]")), UnsafeWeights, "pickled"),
+    "bomb": (bomb(2**27), UnsafeWeights, "inflates"),
+    "ten-terabytes": (TEN_TERABYTES, CorruptFile, "24 bytes"),
+    "name-that-leaves-its-folder": (archive(**{"../w.npy": npy()}), UnsafeWeights, "leaves"),
+    "no-array-beside": (archive(**{"w.npy": npy(), "data.pkl": b"."}), UnsupportedFile, "data.pkl"),
+    "no-array-header": (one(b"hello, this is text"), CorruptFile, "numpy's format"),
+    "empty-member": (one(b""), CorruptFile, "numpy's format"),
+    "version-4": (one(npy(version=4)), UnsupportedFile, "version 4.0"),
+    "header-longer-than-the-member": (one(npy(size=2000)), CorruptFile, "header of 2,000"),
+    "header-of-gigabytes": (one(npy(version=2, size=2**31)), CorruptFile, "header of 2,147"),
+    "header-too-long": (one(npy(descr="'" + "x" * 10_000 + "'")), CorruptFile, "header of"),
+    "header-in-part": (one(npy(size=40)), CorruptFile, "header that numpy"),
+    "header-of-code": (one(npy(shape="(2, 3) * 9")), CorruptFile, "header that numpy"),
+    "shape-negative": (one(npy(shape="(-2, -3)")), CorruptFile, "header that numpy"),
+    "shape-of-nothing": (one(npy(shape="(2,, 3)")), CorruptFile, "shape"),
+    "shape-of-a-long-number": (one(npy(shape=f"({'9' * 5000},)")), CorruptFile, "shape"),
+    "shape-of-many-dimensions": (one(npy(shape=f"({'1, ' * 65})")), CorruptFile, "shape"),
+    "shape-that-overflows": (one(npy(shape=f"({2**62}, 4)")), CorruptFile, "not those"),
+    "shape-empty-and-huge": (
+        one(npy(shape=f"(0, {2**62}, {2**62})", body=b"")),
+        CorruptFile,
+        "does not fit",
+    ),
+    "shape-empty-and-huge-in-fortran": (
+        one(npy(shape=f"({2**62}, {2**62}, 0)", fortran=True, body=b"")),
+        CorruptFile,
+        "no natural numbers",
+    ),
+    "body-too-short": (one(npy(body=bytes(20))), CorruptFile, "20 bytes"),
+    "body-too-long": (one(npy(body=bytes(28))), CorruptFile, "28 bytes"),
+    "records": (one(npy("[('a', '<f4')]")), UnsupportedFile, "dtype"),
+    "subarrays": (one(npy("('<f4', (2, 3))")), UnsupportedFile, "dtype"),
+    "dates": (one(npy("'<M8[ns]'")), UnsupportedFile, "dtype"),
+    "texts": (one(npy("'<U1'")), UnsupportedFile, "dtype '<U1'"),
+    "floats-of-16-bytes": (one(npy("'<f16'")), UnsupportedFile, "dtype"),
+    "integers-of-3-bytes": (one(npy("'<i3'")), UnsupportedFile, "dtype"),
+    "big-endian": (one(npy("'>f4'")), UnsupportedFile, "big-endian"),
+    "text-of-no-characters": (one(npy("'<U6'", shape="()", body=b"\xff" * 24)), CorruptFile, "no"),
+    "text-of-gigabytes": (one(npy("'<U999999999'", shape="()")), CorruptFile, "24 bytes"),
+}
+
+
+@pytest.mark.parametrize("name", MALICIOUS)
+def test_a_malicious_file_is_refused_within_a_second(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    content, error, words = MALICIOUS[name]
+    started = time.process_time()
+    tracemalloc.start()
+    with pytest.raises(error, match=words):
+        parse(content)
+    assert tracemalloc.get_traced_memory()[1] < 3 * len(content) + 2**20
+    tracemalloc.stop()
+    assert time.process_time() - started < 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_a_mutated_file_is_read_or_refused_by_a_named_error(save):
+    content = npz(save=save, w=SIX, b=np.asfortranarray(SIX), step=3, name="resnet")
+    rng = np.random.default_rng(0)
+    slowest = 0.0
+    for number in range(500):
+        mutated = np.frombuffer(content, np.uint8).copy()
+        # Half of them in the first member, behind its local header.
+        last = len(mutated) if number % 2 else min(200, len(mutated))
+        places = rng.integers(0, last, size=rng.integers(1, 8))
+        mutated[places] = rng.integers(0, 256, size=len(places))
+        cut = len(mutated) if rng.random() < 0.7 else rng.integers(0, len(mutated))
+        started = time.process_time()
+        with contextlib.suppress(ResNetJAXError):
+            parse(mutated[:cut].tobytes())
+        slowest = max(slowest, time.process_time() - started)
+    assert slowest < 1
+
+
+def test_a_mutated_header_is_read_or_refused_by_a_named_error():
+    content = np.frombuffer(npy(), np.uint8)
+    rng = np.random.default_rng(0)
+    for _ in range(500):
+        mutated = content.copy()
+        places = rng.integers(0, len(content), size=rng.integers(1, 4))
+        mutated[places] = rng.choice(np.frombuffer(b"0123456789(),'<>|=LOUVfiu {}", np.uint8))
+        with contextlib.suppress(ResNetJAXError):
+            parse(one(mutated.tobytes()))
