@@ -266,7 +266,7 @@ def test_a_config_that_is_no_json_object_is_corrupt(describe, text):
 
 
 def test_a_config_of_no_known_layout_is_refused_with_those_that_are(describe):
-    with pytest.raises(UnsupportedFile, match="Transformers, timm or resnetjax"):
+    with pytest.raises(UnsupportedFile, match="Transformers, timm, KerasHub or resnetjax"):
         describe({"hello": "world"})
 
 

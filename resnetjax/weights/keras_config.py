@@ -27,7 +27,7 @@ def observed(model_config: Any) -> dict[str, Any]:
             found[field] = values.pop()
     strided = [config for config in convs[1:] if config.get("strides") == [2, 2]]
     spatial = [config for config in strided if config.get("kernel_size") != [1, 1]]
-    paddings = {config.get("padding") for config in (*spatial, *convs[:1])}
+    paddings = {str(config.get("padding")) for config in (*spatial, *convs[:1])}
     if len(paddings) == 1:
         found |= {"padding": _padding(paddings.pop())}
     if strided:
@@ -38,9 +38,9 @@ def observed(model_config: Any) -> dict[str, Any]:
     return {field: value for field, value in found.items() if value is not None}
 
 
-def _padding(keras: Any) -> str | None:
+def _padding(keras: object) -> str | None:
     # What is "valid" stands behind a layer that pads.
-    return {"same": "same", "valid": "torch"}.get(keras)
+    return {"same": "same", "valid": "torch"}.get(str(keras))
 
 
 def from_kerashub(values: Mapping[str, Any], *, num_classes: int) -> ResNetConfig:

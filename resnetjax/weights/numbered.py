@@ -62,7 +62,8 @@ class Numbered:
             return None
         stem, rest = kernels[0], kernels[1:]
         blocks: list[tuple[int, int, bool]] = []  # channels in, channels out, whether it projects
-        kind = "basic" if rest[-1][0] == 3 or rest[-2][0] == 3 else "bottleneck"
+        sizes = [size for size, *_ in rest]
+        kind = "basic" if sizes.count(3) > sizes.count(1) else "bottleneck"
         layers = [3, 3] if kind == "basic" else [1, 3, 1]
         while rest:
             width_in = blocks[-1][1] if blocks else stem[3]

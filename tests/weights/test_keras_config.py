@@ -1,0 +1,119 @@
+"""Keras's descriptions of a model are data that tell what arrays do not."""
+
+import pytest
+
+from resnetjax.config import ResNetConfig
+from resnetjax.errors import ConfigError
+from resnetjax.presets import get
+from resnetjax.weights.keras_config import from_kerashub, observed
+
+
+def layer(kind: str, **config) -> dict:
+    return {"class_name": kind, "config": config}
+
+
+def conv(kernel: int, stride: int, padding: str) -> dict:
+    return layer(
+        "Conv2D", kernel_size=[kernel] * 2, strides=[stride] * 2, padding=padding, use_bias=True
+    )
+
+
+def norm(epsilon: float) -> dict:
+    return layer("BatchNormalization", epsilon=epsilon, momentum=0.99)
+
+
+def model(*layers: dict) -> dict:
+    return layer("Functional", name="model", layers=list(layers))
+
+
+def test_f14_epsilon_padding_and_stride_are_the_layers():
+    found = observed(
+        model(
+            conv(7, 2, "valid"),
+            norm(1.001e-5),
+            layer("MaxPooling2D", pool_size=[3, 3], padding="valid"),
+            conv(1, 2, "valid"),
+            norm(1.001e-5),
+            conv(3, 1, "same"),
+            norm(1.001e-5),
+        )
+    )
+    assert found == {
+        "norm_eps": 1.001e-5,
+        "norm_decay": 0.99,
+        "padding": "torch",
+        "stride_on": "reduce",
+        "stem_pool_padding": "torch",
+    }
+
+
+def test_f14_layers_of_models_within_the_model_count_too():
+    inner = model(conv(3, 1, "same"), norm(1e-3), conv(3, 2, "same"))
+    assert observed(model(inner, layer("Dense", units=10))) == {
+        "norm_eps": 1e-3,
+        "norm_decay": 0.99,
+        "padding": "same",
+        "stride_on": "spatial",
+    }
+
+
+def test_f14_what_layers_contradict_is_not_told():
+    found = observed(model(norm(1e-3), norm(1e-5), conv(7, 2, "valid"), conv(3, 2, "same")))
+    assert "norm_eps" not in found
+    assert "padding" not in found
+
+
+@pytest.mark.parametrize(
+    "config",
+    [None, 3, [], {}, {"class_name": "Functional"}, {"class_name": "Functional", "config": {}},
+     {"class_name": 1, "config": {"layers": [None, 2, [], {"class_name": "Conv2D"}]}},
+     model(layer("Conv2D", kernel_size={}, strides=None, padding=[])),
+     model(layer("BatchNormalization", epsilon="1e-3", momentum=None))],
+)  # fmt: skip
+def test_anything_else_tells_nothing(config):
+    assert observed(config) == {}
+
+
+def test_models_within_models_without_end_are_left():
+    config = model()
+    for _ in range(2000):
+        config = model(config)
+    assert observed(config) == {}
+
+
+def backbone(**fields) -> dict:
+    config = {
+        "input_conv_filters": [64], "input_conv_kernel_sizes": [7],
+        "block_type": "bottleneck_block",
+        "stackwise_num_filters": [64, 128, 256, 512], "stackwise_num_blocks": [3, 4, 6, 3],
+        "stackwise_num_strides": [1, 2, 2, 2], "use_pre_activation": False,
+        "image_shape": [None, None, 3],
+    }  # fmt: skip
+    return {"registered_name": "keras_hub>ResNetBackbone", "config": {**config, **fields}}
+
+
+VD = {"input_conv_filters": [32, 32, 64], "input_conv_kernel_sizes": [3, 3, 3]}
+
+
+@pytest.mark.parametrize(
+    ("fields", "arch"),
+    [
+        ({}, "resnet50"),
+        ({"use_pre_activation": True}, "resnetv2_50"),
+        ({"block_type": "basic_block"}, "resnet34"),
+        ({"block_type": "bottleneck_block_vd", **VD}, "resnet50d"),
+    ],
+)
+def test_a_backbone_of_kerashub_is_one_of_the_architectures(fields, arch):
+    assert from_kerashub(backbone(**fields), num_classes=1000) == get(arch)
+
+
+def test_a_basic_vd_backbone_of_kerashub_projects_in_every_stage():
+    config = from_kerashub(backbone(block_type="basic_block_vd", **VD), num_classes=7)
+    assert config == get("resnet34d").replace(num_classes=7, projections=(True,) * 4)
+    assert isinstance(config, ResNetConfig)
+
+
+def test_another_backbone_of_kerashub_is_refused_by_its_name():
+    with pytest.raises(ConfigError, match="keras_hub>VGGBackbone"):
+        from_kerashub({"registered_name": "keras_hub>VGGBackbone", "config": {}}, num_classes=0)
