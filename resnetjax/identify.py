@@ -5,11 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from resnetjax import folders, presets
+from resnetjax import folders
 from resnetjax.config import Labels, Preprocess, ResNetConfig
 from resnetjax.data import labels as label_sets
 from resnetjax.weights import files, keras_config, torch_dialects
-from resnetjax.weights.detect import Detection, detect
+from resnetjax.weights.detect import Detection, as_architecture, detect
+from resnetjax.weights.sources import PublishedWeights
 
 
 def identify(
@@ -18,6 +19,7 @@ def identify(
     wanted: ResNetConfig | None,
     *,
     name: str,
+    published: PublishedWeights | None = None,
 ) -> tuple[Detection, tuple[str, ...]]:
     """What a file is, with its own classes and channels, and what had to be assumed for it."""
     averaged = file.metadata.get("ema")
@@ -30,10 +32,9 @@ def identify(
             seen = dataclasses.replace(seen, arch=described.arch)
         return seen, tuple(assumed)
     told: Any = file.metadata.get("arch")  # as PyTorch's ImageNet example and timm write it
+    told = published.arch if published else told
     if isinstance(told, str) and told in (seen.arch, *seen.alternatives):
-        sizes = {field: getattr(seen.config, field) for field in ("num_classes", "in_channels")}
-        config = presets.get(told).replace(**sizes)
-        return dataclasses.replace(seen, arch=told, config=config), tuple(assumed)
+        return as_architecture(seen, told), tuple(assumed)
     seen, fields = _as_described(seen, file.metadata.get("model_config"))
     # No array tells of these, not even where only one architecture fits.
     left = [word for word, field in _UNSEEN.items() if field not in fields]
@@ -86,9 +87,13 @@ _KNOWN_LABELS = {
 
 
 def preprocess_of(
-    found: Detection, described: folders.Description | None
+    found: Detection,
+    described: folders.Description | None,
+    published: PublishedWeights | None = None,
 ) -> tuple[Preprocess, tuple[str, ...]]:
     """How images are prepared, and what had to be assumed for it."""
+    if published:
+        return published.preprocess, ()
     if described and described.preprocess:
         return described.preprocess, ()
     dialect = found.dialect
@@ -100,12 +105,17 @@ def preprocess_of(
 
 
 def labels_of(
-    found: Detection, described: folders.Description | None
+    found: Detection,
+    described: folders.Description | None,
+    published: PublishedWeights | None = None,
 ) -> tuple[Labels | None, tuple[str, ...]]:
     """What the outputs mean, where that is known, and what had to be assumed for it."""
     classes = found.config.num_classes
     if described and described.labels and len(described.labels.names) == classes:
         return described.labels, ()
+    if published:
+        known = published.labels in label_sets.names()
+        return (label_sets.get(published.labels) if known else None), ()
     known = _KNOWN_LABELS.get((found.config.stem == "conv3", classes))
     if known is None:
         return None, ()

@@ -18,11 +18,11 @@ from resnetjax.errors import (
     AssumptionWarning,
     ConfigError,
     CorruptFile,
-    UnknownName,
     UnsupportedFile,
     WeightsMismatch,
 )
 from resnetjax.identify import identify, labels_of, preprocess_of, with_channels
+from resnetjax.locate import locate
 from resnetjax.measure import Leaf, leaves
 from resnetjax.nn.init import initialize
 from resnetjax.nn.resnet import ResNet
@@ -69,16 +69,18 @@ def load(
     rng: int | jax.Array = 0,
     dtype: Any = jnp.float32,
 ) -> Pretrained:
-    """A pretrained net from a weight file, or from a directory of Transformers, timm or resnetjax.
+    """A pretrained net: a published one by its name, or that of a file, a directory or an address.
 
     Format, dialect and architecture are detected. What the file leaves open (where the stride is,
     how images are prepared) is read in the dialect's commonest way; a warning and
     `source.assumptions` say so, and `arch`, `config`, `preprocess` and `labels` decide instead.
 
     Args:
-        source: Path of a file of safetensors, torch, Keras (`.h5`, `.weights.h5`, `.keras`), NumPy
-            (`.npz`) or Flax (`.msgpack`), of an index of shards, of a TensorFlow checkpoint, or of
-            a directory; of a training run's it is the best model, or the latest.
+        source: A published weight's name (`resnet50.tv2_in1k`; fetched once into the cache), an
+            address (`hf://owner/repository`, `https://...`), or the path of a file of safetensors,
+            torch, Keras (`.h5`, `.weights.h5`, `.keras`), NumPy (`.npz`) or Flax (`.msgpack`), of
+            an index of shards, of a TensorFlow checkpoint, or of a directory; of a training run's
+            it is the best model, or the latest.
         arch: Name of the architecture.
         config: A net of your own. Classes and input channels are those of the file even so.
         preprocess: How images are prepared.
@@ -91,22 +93,16 @@ def load(
         dtype: Of the activations; the variables are float32.
 
     Raises:
-        UnknownName: There is no such file, directory or architecture.
+        UnknownName: There is no such file, directory, published weight or architecture.
         WeightsMismatch: The arrays do not fit; all that is missing, unexpected or mis-shaped is
             listed.
         UnsupportedFile, UnsafeWeights, CorruptFile: The file is refused.
+        DownloadFailed, DigestMismatch, MissingExtra: It is not here and cannot be fetched.
         ConfigError: `arch` and `config` are both given, or values are not allowed.
     """
     if arch is not None and config is not None:
         raise ConfigError(f"arch={arch!r} and config are both given: use one of them")
-    path = folders.find_model(Path(source))
-    if not path.exists():
-        known = (
-            "; an architecture has this name, but no weights"
-            if path.name in presets.names()
-            else ""
-        )
-        raise UnknownName(f"there is no file or directory {os.fspath(source)!r}{known}")
+    path, published = locate(source)
     wanted = presets.get(arch) if arch is not None else config
     parts = folders.Wanted(net=wanted is None, preprocess=preprocess is None)
     described = folders.describe(path, parts)
@@ -114,7 +110,7 @@ def load(
     described = _with_metadata(described, file, path)
     with ThreadPoolExecutor(1) as pool:
         digest = pool.submit(file.sha256)
-        found, identifying = identify(file, described, wanted, name=str(path))
+        found, identifying = identify(file, described, wanted, name=str(path), published=published)
         target = found.config.replace(
             **({} if num_classes is None else {"num_classes": num_classes}),
             **({} if in_channels is None else {"in_channels": in_channels}),
@@ -135,9 +131,11 @@ def load(
             _check_drawn(leaves(plan(target)), arrays, name=str(path))
         variables = make_variables(leaves(plan(target)), arrays, rng)
     prepared, preparing = (
-        preprocess_of(found, described) if preprocess is None else (preprocess, ())
+        preprocess_of(found, described, published) if preprocess is None else (preprocess, ())
     )
-    named, naming = labels_of(found, described) if labels is None and same_head else (labels, ())
+    named, naming = (
+        labels_of(found, described, published) if labels is None and same_head else (labels, ())
+    )
     assumptions = (*identifying, *_sizes(config, found), *preparing, *naming)
     _warn(str(path), assumptions, skipped)
     return Pretrained(
@@ -151,7 +149,7 @@ def load(
             dialect=found.dialect.name,
             arch=arch or found.arch,
             sha256=digest.result(),
-            licence=described.licence if described else None,
+            licence=(published and published.licence) or (described and described.licence),
             assumptions=assumptions,
             skipped=skipped,
         ),

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 import subprocess
 import sys
 import warnings
@@ -14,9 +15,11 @@ import safetensors.numpy
 
 import resnetjax as rj
 from resnetjax import cli
+from resnetjax.data import labels
 from resnetjax.data.preprocess import preprocess
 from resnetjax.errors import AssumptionWarning
-from resnetjax.weights import files
+from resnetjax.weights import connection, files, sources
+from resnetjax.weights.cached import Place
 
 CHECKPOINTS = {"resnet20": "resnet20-12fca82f.th", "resnet32": "resnet32-d509ac18.th"}
 
@@ -162,3 +165,25 @@ def load_digest(path: Path) -> str | None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", AssumptionWarning)
         return rj.load(path).source.sha256
+
+
+def test_a_published_name_stands_for_its_file_preprocessing_and_labels(
+    shared_weights, cifar, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("RESNETJAX_HOME", str(tmp_path))
+    monkeypatch.setattr(connection, "connect", refuse)
+    published = sources.find("cifar_resnet20.akamaster_cifar10")
+    place = Place(published.address).folder  # where a download would end, or a person puts it
+    place.mkdir(parents=True)
+    shutil.copy(shared_weights / CHECKPOINTS["resnet20"], place)
+    pre = rj.load(published.name)  # assumes nothing, so warns of nothing
+    assert pre.source.arch == "cifar_resnet20"
+    assert pre.source.licence == published.licence
+    assert pre.preprocess == published.preprocess
+    assert pre.labels == labels.get("cifar10")
+    predictions = rj.predict(pre, cifar[0][:12], top=1)
+    assert [row[0].label for row in predictions] == expected_labels(shared_weights, cifar)
+
+
+def refuse(*_: object, **__: object) -> None:
+    pytest.fail("the network was asked")

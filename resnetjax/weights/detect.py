@@ -165,16 +165,24 @@ def _name(found: Detection, theirs: Mapping[str, np.ndarray], *, hidden: set[str
     ]
     if not matching:
         return found
-    # Where the system has no choice, as with an epsilon, it decides, not the architecture.
-    sizes = {"in_channels": config.in_channels, "num_classes": config.num_classes}
-    known = ARCHITECTURES[matching[0]].replace(**sizes)
+    return as_architecture(replace(found, alternatives=tuple(matching[1:])), matching[0])
+
+
+def as_architecture(found: Detection, name: str) -> Detection:
+    """The same with an architecture's config, for the file's classes and input channels.
+
+    Where the dialect's system has no choice, as with an epsilon, it decides, not the architecture.
+    """
+    dialect = found.dialect
+    sizes = {field: getattr(found.config, field) for field in ("in_channels", "num_classes")}
+    known = ARCHITECTURES[name].replace(**sizes)
     fixed = {
         field: value
         for field, value in dialect.base.items()
         if field not in dialect.expresses
         and effective(field, getattr(known, field), known) != effective(field, value, known)
     }
-    return Detection(dialect, known.replace(**fixed), matching[0], tuple(matching[1:]))
+    return replace(found, arch=name, config=known.replace(**fixed))
 
 
 def _has_names(dialect: Dialect, config: ResNetConfig, theirs: Mapping[str, np.ndarray]) -> bool:

@@ -9,8 +9,8 @@ import threading
 import numpy as np
 import pytest
 
+from resnetjax.cache import cache_folder
 from resnetjax.data.datasets import open_dataset, splits
-from resnetjax.data.readers.cache import cache_folder
 from resnetjax.errors import (
     BadImage,
     CorruptFile,

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import sys
 import tempfile
 import warnings
 import zipfile
@@ -11,19 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
+from resnetjax.cache import cache_folder
+
 Index = Mapping[str, np.ndarray]
 
 _VERSION = 1  # of what is in an index: a higher one makes older files stale
-
-
-def cache_folder() -> Path:
-    """The folder for what can be made again: `$RESNETJAX_HOME`, or the platform's."""
-    if home := os.environ.get("RESNETJAX_HOME"):
-        return Path(home).expanduser()
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "resnetjax"
-    base = os.environ.get("LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "resnetjax"
 
 
 def cached_index(
