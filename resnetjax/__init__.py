@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from resnetjax.infer.features import features
     from resnetjax.infer.predict import Prediction, predict
     from resnetjax.nn.resnet import ResNet
-    from resnetjax.presets import names
     from resnetjax.pretrained import Pretrained, Source
+    from resnetjax.weights.sources import names
     from resnetjax.zoo import create, load, save
 
 __version__ = "0.1.0"
@@ -34,7 +34,7 @@ _HOMES = {
     "export": "infer.export",
     "features": "infer.features",
     "load": "zoo",
-    "names": "presets",
+    "names": "weights.sources",
     "predict": "infer.predict",
     "save": "zoo",
 }

@@ -74,24 +74,32 @@ def _run_training(arguments: Sequence[str]) -> int:
 
 
 def names(glob: tyro.conf.Positional[str] = "*") -> int:
-    """List the architectures.
+    """List the architectures and the published weights.
 
     Args:
-        glob: Shell pattern, such as 'resnet*d'.
+        glob: Shell pattern, such as 'resnet*d' or 'resnet50.*'.
     """
     from resnetjax import presets
     from resnetjax.measure import flops, parameter_count
     from resnetjax.plan import plan
+    from resnetjax.weights import sources
 
-    found = presets.names(glob)
+    found = sources.names(glob)
     if not found:
-        raise UnknownName(f"no architecture matches {glob!r}")
-    print(f"{'name':<24} {'parameters':>12} {'GFLOPs':>8}")
+        raise UnknownName(f"no architecture and no published weight matches {glob!r}")
+    width = max(map(len, (*found, "name")))
+    print(f"{'name':<{width}} {'parameters':>12} {'GFLOPs':>8} {'top-1':>7} {'pixels':>7}  licence")
     for name in found:
+        if name in sources.WEIGHTS:
+            weights = sources.WEIGHTS[name]
+            top1 = "" if weights.top1 is None else f"{weights.top1:.2f} %"
+            row = f"{name:<{width}} {'':>12} {'':>8} {top1:>7} {weights.image_px[0]:>7}"
+            print(f"{row}  {weights.licence or ''}".rstrip())
+            continue
         net = plan(presets.get(name))
         side = 32 if presets.get(name).stem == "conv3" else 224
         operations = flops(net, height=side, width=side)
-        print(f"{name:<24} {parameter_count(net):>12,} {operations / 1e9:>8.2f}")
+        print(f"{name:<{width}} {parameter_count(net):>12,} {operations / 1e9:>8.2f}")
     return 0
 
 
@@ -113,13 +121,14 @@ def convert(
     dialect: Name = None,
     arch: Name = None,
 ) -> int:
-    """Rewrite weights: as a resnetjax directory, or as .safetensors under another system's names.
+    """Rewrite weights: as a resnetjax directory, or as a file under another system's names.
 
     Args:
         source: A weight file or a directory.
-        destination: A directory, or a file ending in .safetensors.
+        destination: A directory, or a file ending in .safetensors, .pth or .npz.
         dialect: Whose names the arrays get: torchvision, timm, timm_v2, transformers, akamaster,
-            resnetjax.
+            keras, keras_v2, keras_2017, kerascv, kerascv_v2, kerashub, keras_numbered,
+            keras_numbered_first, slim_v1, slim_v2, bit, transformers_flax, flax_example, resnetjax.
         arch: Name of the architecture, where the file cannot tell.
     """
     from resnetjax import zoo

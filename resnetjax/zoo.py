@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from resnetjax.nn.init import initialize
 from resnetjax.nn.resnet import ResNet
 from resnetjax.plan import plan
 from resnetjax.pretrained import Pretrained, Source, Variables, flatten, make_variables, seed_of
-from resnetjax.weights import dialects, files
+from resnetjax.weights import dialects, files, npz_file, passes, torch_dialects, torch_writer
 from resnetjax.weights.detect import Detection
 from resnetjax.weights.dialect import Dialect, inexpressible, load_arrays, save_arrays
 
@@ -161,14 +161,16 @@ def save(
 ) -> None:
     """Writes a net as a directory that `load` reads, or its arrays under another system's names.
 
-    Files are written beside their place and then renamed, so that what was there stays until all is
-    written.
+    What that system spells otherwise is rewritten exactly: a bias that a norm follows goes into its
+    mean, another epsilon into its variances, blue first into the stem. Files are written beside
+    their place and then renamed, so that what was there stays until all is written.
 
     Args:
         pretrained: What to write.
-        path: A `.safetensors` file; anything else is a directory, made where it is absent, that
-            gets `config.json` and `model.safetensors`.
-        dialect: Whose names the arrays get in a `.safetensors` file; ours by default.
+        path: A `.safetensors` or `.npz` file, or of a torch dialect a `.pth`, `.pt` or `.bin`;
+            anything else is a directory, made where it is absent, that gets `config.json` and
+            `model.safetensors`.
+        dialect: Whose names the arrays get in a file; ours by default.
 
     Raises:
         ConfigError: The dialect's system has no such net; the fields are named. Weights may always
@@ -178,12 +180,16 @@ def save(
     """
     path = Path(path)
     target = target_of(path, dialect=dialect)
-    wrong = inexpressible(target, pretrained.config)
-    if wrong and pretrained.source.dialect != target.name:
-        raise ConfigError(
-            f"dialect {target.name} cannot express this net:\n  " + "\n  ".join(wrong)
-        )
-    arrays = save_arrays(target, flatten(pretrained.variables), pretrained.config)
+    config, arrays = pretrained.config, flatten(pretrained.variables)
+    if pretrained.source.dialect != target.name:
+        arrays, config = passes.adapt(arrays, config, target)
+        if wrong := inexpressible(target, config):
+            raise ConfigError(
+                f"dialect {target.name} cannot express this net:\n  " + "\n  ".join(wrong)
+            )
+        if pretrained.preprocess.channel_order != target.preprocess.channel_order:
+            arrays, _ = passes.reverse_channels(arrays, pretrained.preprocess)
+    named = save_arrays(target, arrays, config)
     metadata = dict(target.metadata)
     contents: dict[Path, bytes] = {}
     if target is dialects.NATIVE:
@@ -192,7 +198,7 @@ def save(
             path.mkdir(parents=True, exist_ok=True)
             contents[path / "config.json"] = f"{description}\n".encode()
             path = path / "model.safetensors"
-    contents[path] = safetensors.numpy.save(arrays, metadata)
+    contents[path] = _WRITERS[path.suffix](named, metadata)
     files.write(contents)
 
 
@@ -201,20 +207,31 @@ def target_of(path: str | os.PathLike[str], *, dialect: str | None = None) -> Di
 
     Raises:
         UnsupportedFile: The path ends as a weight file that is not written, or is to be a directory
-            of another dialect's.
+            of another dialect's; or it ends as another system's file, of none of its dialects.
         UnknownName: There is no such dialect.
     """
     path = Path(path)
     target = dialects.get(dialect or dialects.NATIVE.name)
     if path.suffix in _UNWRITTEN and not path.is_dir():
-        raise UnsupportedFile(f"{path}: {path.suffix} is not written: use .safetensors")
-    if path.suffix != _SUFFIX and target is not dialects.NATIVE:
-        raise UnsupportedFile(f"{path}: to write dialect {dialect} use a file in {_SUFFIX}")
+        raise UnsupportedFile(f"{path}: {path.suffix} is not written: use {', '.join(_WRITERS)}")
+    if path.suffix not in _WRITERS and target is not dialects.NATIVE:
+        raise UnsupportedFile(
+            f"{path}: to write dialect {dialect} use a file in {', '.join(_WRITERS)}"
+        )
+    if path.suffix in _TORCH and target not in torch_dialects.ALL:
+        names = ", ".join(known.name for known in torch_dialects.ALL)
+        raise UnsupportedFile(f"{path}: dialect= of a {path.suffix} file is one of {names}")
     return target
 
 
 _SUFFIX = ".safetensors"
-_UNWRITTEN = (".pth", ".pt", ".th", ".bin", ".ckpt", ".h5", ".keras", ".npz", ".msgpack", ".onnx")
+_TORCH = (".pth", ".pt", ".bin")
+_WRITERS: dict[str, Callable[[dict[str, np.ndarray], dict[str, str]], bytes]] = {
+    _SUFFIX: safetensors.numpy.save,
+    **dict.fromkeys(_TORCH, lambda arrays, _: torch_writer.encode(arrays)),
+    ".npz": lambda arrays, _: npz_file.encode(arrays),
+}
+_UNWRITTEN = (".th", ".ckpt", ".h5", ".keras", ".msgpack", ".onnx")
 
 
 def _describe(pretrained: Pretrained) -> str:

@@ -138,8 +138,17 @@ def test_names_lists_every_architecture_with_its_size(run):
     code, out, err = run("names")
     head, *lines = out.splitlines()
     assert (code, err) == (0, "")
-    assert head.split() == ["name", "parameters", "GFLOPs"]
+    assert head.split() == ["name", "parameters", "GFLOPs", "top-1", "pixels", "licence"]
     assert [line.split()[0] for line in lines] == list(rj.names())
+
+
+def test_names_lists_published_weights_after_their_architecture(run):
+    code, out, _ = run("names", "resnet34*")
+    names = [line.split()[0] for line in out.splitlines()[1:]]
+    assert code == 0
+    assert names[:3] == ["resnet34", "resnet34.tv_in1k", "resnet34.a1_in1k"]
+    (torchvision,) = (line for line in out.splitlines() if line.startswith("resnet34.tv_in1k"))
+    assert torchvision.split() == ["resnet34.tv_in1k", "73.31", "%", "224", "bsd-3-clause"]
 
 
 def test_names_takes_a_glob_and_prints_exact_counts(run):
@@ -258,7 +267,7 @@ def test_convert_leaves_nothing_behind_where_it_fails(run, net, tmp_path):
     for dialect in ("nope", "timm"):  # timm has no such net
         result = run("convert", net, tmp_path / "out.safetensors", "--dialect", dialect)
         assert_refused(result, dialect)
-    assert_refused(run("convert", net, tmp_path / "out.pth"), "out.pth", ".safetensors")
+    assert_refused(run("convert", net, tmp_path / "out.h5"), "out.h5", ".safetensors")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 import resnetjax as rj
+from resnetjax import presets
 from resnetjax.errors import AssumptionWarning
 
 README = Path(__file__).parents[1] / "README.md"
@@ -85,7 +86,7 @@ def test_the_commands_of_training_are_those_of_its_page():
 
 
 def test_the_number_of_architectures_is_true():
-    assert f"{len(rj.names())} architectures" in README.read_text()
+    assert f"{len(presets.names())} architectures" in README.read_text()
 
 
 def test_every_architecture_and_dialect_that_is_named_exists():

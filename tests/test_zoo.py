@@ -30,9 +30,9 @@ from resnetjax.measure import leaves
 from resnetjax.nn.init import initialize
 from resnetjax.plan import plan
 from resnetjax.presets import ARCHITECTURES
-from resnetjax.pretrained import Pretrained, Source
+from resnetjax.pretrained import Pretrained, Source, flatten
 from resnetjax.weights import dialects
-from resnetjax.weights.dialect import save_arrays
+from resnetjax.weights.dialect import base_config, save_arrays
 
 CLASSES = 5
 TINY = ResNetConfig(
@@ -517,16 +517,17 @@ def test_a_file_for_torch_says_so_as_transformers_demands(write, load, tmp_path)
 
 
 def test_a_net_that_a_system_cannot_have_is_refused_field_by_field(tmp_path):
-    config = TINY.replace(padding="same", norm_eps=1e-3)
+    config = TINY.replace(padding="same", stem_pool_padding="same")
     with pytest.raises(
-        ConfigError, match=r"timm cannot express(.|\n)*padding='same'(.|\n)*norm_eps=0.001"
+        ConfigError,
+        match=r"timm cannot express(.|\n)*stem_pool_padding='same'(.|\n)*padding='same'",
     ):
         zoo.save(pretrained(config, labels=LABELS), tmp_path / "x.safetensors", dialect="timm")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_net_may_always_go_back_to_the_dialect_that_it_came_from(write, load, tmp_path):
-    mine = TINY.replace(norm_eps=1e-3)
+    mine = TINY.replace(padding="same")
     path = write("transformers")
     found = load(path, config=mine)
     zoo.save(found, tmp_path / "back.safetensors", dialect="transformers")
@@ -536,7 +537,57 @@ def test_a_net_may_always_go_back_to_the_dialect_that_it_came_from(write, load, 
         zoo.save(found, tmp_path / "other.safetensors", dialect="timm")
 
 
-@pytest.mark.parametrize("name", ["net.pth", "net.h5", "net.bin"])
+@pytest.mark.parametrize("name", ["net.pth", "net.pt", "net.bin"])
+@pytest.mark.parametrize("dialect", ["timm", "transformers"])
+def test_a_state_dict_comes_back_bit_for_bit(tmp_path, name, dialect):
+    before = pretrained(labels=LABELS)
+    zoo.save(before, tmp_path / name, dialect=dialect)
+    with pytest.warns(AssumptionWarning):
+        after = zoo.load(tmp_path / name, config=TINY)
+    assert (after.source.format, after.source.dialect) == ("torch-zip", dialect)
+    assert_bit_equal(flatten(after.variables), flatten(before.variables))
+
+
+def plainest(dialect: str) -> ResNetConfig:
+    """A small net as the dialect's system has it."""
+    base = base_config(dialects.get(dialect), (1, 1, 1, 1), (8, 16, 32, 64))
+    return base.replace(num_classes=CLASSES)
+
+
+@pytest.mark.parametrize("dialect", ["slim_v1", "keras", "kerashub", "transformers_flax"])
+def test_an_npz_comes_back_bit_for_bit(tmp_path, dialect):
+    before = pretrained(plainest(dialect), labels=LABELS)
+    zoo.save(before, tmp_path / "net.npz", dialect=dialect)
+    with pytest.warns(AssumptionWarning):
+        after = zoo.load(tmp_path / "net.npz")
+    assert (after.source.format, after.source.dialect) == ("npz", dialect)
+    assert after.config == before.config
+    assert_bit_equal(flatten(after.variables), flatten(before.variables))
+
+
+def test_a_torch_file_has_a_torch_dialect(tmp_path):
+    for dialect in (None, "slim_v1"):
+        with pytest.raises(UnsupportedFile, match="is one of akamaster"):
+            zoo.save(pretrained(labels=LABELS), tmp_path / "net.pth", dialect=dialect)
+
+
+def test_what_keras_spells_otherwise_is_rewritten_for_transformers(tmp_path):
+    config = plainest("keras")
+    assert (config.conv_bias, config.norm_eps, config.stem_pool_value) == ("all", 1.001e-5, "zero")
+    keras = pretrained(config, labels=LABELS, preprocess=dialects.get("keras").preprocess)
+    zoo.save(keras, tmp_path / "net.safetensors", dialect="transformers")
+    plain = config.replace(conv_bias="none", norm_eps=1e-5, stem_pool_value="-inf")
+    with pytest.warns(AssumptionWarning):
+        found = zoo.load(tmp_path / "net.safetensors", config=plain)
+    bgr = jax.random.normal(jax.random.key(0), (2, 33, 33, 3))
+    theirs = keras.model.apply(keras.variables, bgr)
+    ours = found.model.apply(found.variables, bgr[..., ::-1])  # red first
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * float(jnp.abs(theirs).max()))
+    with pytest.raises(ConfigError, match=r"timm cannot express(.|\n)*stride_on='reduce'"):
+        zoo.save(keras, tmp_path / "net.pth", dialect="timm")
+
+
+@pytest.mark.parametrize("name", ["net.ckpt", "net.h5", "net.keras"])
 def test_a_form_that_is_not_written_is_refused_with_those_that_are(tmp_path, name):
     with pytest.raises(UnsupportedFile, match=r"is not written: use .safetensors"):
         zoo.save(pretrained(labels=LABELS), tmp_path / name)

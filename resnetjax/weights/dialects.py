@@ -36,11 +36,7 @@ DIALECTS: dict[str, Dialect] = {
     dialect.name: dialect
     for dialect in (
         NATIVE,
-        torch_dialects.AKAMASTER,
-        torch_dialects.TIMM_V2,
-        torch_dialects.TRANSFORMERS,
-        torch_dialects.TORCHVISION,
-        torch_dialects.TIMM,
+        *torch_dialects.ALL,
         *keras_dialects.ALL,
         *tf_dialects.ALL,
         *flax_dialects.ALL,

@@ -12,8 +12,26 @@ import numpy as np
 
 from resnetjax.config import Preprocess, ResNetConfig
 from resnetjax.errors import ConfigError
+from resnetjax.weights.dialect import Dialect, base_config, inexpressible
 
 Arrays = dict[str, np.ndarray]
+
+
+def adapt(
+    arrays: Mapping[str, np.ndarray], config: ResNetConfig, dialect: Dialect
+) -> tuple[Arrays, ResNetConfig]:
+    """The net as a dialect's system can have it, as far as rewriting it leaves its function."""
+    adapted = dict(arrays)
+    base = base_config(dialect, config.depths, (64,) * len(config.depths))
+    lacking = {phrase.partition("=")[0] for phrase in inexpressible(dialect, config)}
+    if "stem_pool_value" in lacking and (config.order, config.activation) == ("post", "relu"):
+        # Nothing is below zero after a ReLU.
+        config = config.replace(stem_pool_value=base.stem_pool_value)
+    if config.norm == "batch" and "conv_bias" in lacking:
+        adapted, config = fold_biases(adapted, config)
+    if config.norm == "batch" and "norm_eps" in lacking:
+        adapted, config = absorb_epsilon(adapted, config, base.norm_eps)
+    return adapted, config
 
 
 def fold_biases(

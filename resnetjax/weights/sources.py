@@ -8,12 +8,14 @@ network.
 """
 
 import difflib
+import fnmatch
 import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from resnetjax import presets
 from resnetjax.config import CAFFE_MEAN_BGR, HALF_MEAN, HALF_STD, Preprocess
 from resnetjax.errors import UnknownName
 
@@ -159,6 +161,23 @@ def tags(arch: str) -> tuple[str, ...]:
         ('tv_in1k', 'a1_in1k')
     """
     return tuple(name.partition(".")[2] for name in WEIGHTS if name.startswith(f"{arch}."))
+
+
+def names(glob: str = "*") -> tuple[str, ...]:
+    """The architectures and published weights whose name matches a shell pattern.
+
+    Each architecture is followed by its weights, `arch.tag`, the usual choice first.
+
+    Example:
+        >>> names("resnet18*tv*")
+        ('resnet18.tv_in1k',)
+    """
+    listed = (
+        name
+        for arch in presets.names()
+        for name in (arch, *(f"{arch}.{tag}" for tag in tags(arch)))
+    )
+    return tuple(name for name in listed if fnmatch.fnmatchcase(name, glob))
 
 
 def preprocess_from(cells: Mapping[str, str]) -> Preprocess:

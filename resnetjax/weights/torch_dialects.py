@@ -174,3 +174,6 @@ AKAMASTER = Dialect(
     base={"block": "basic", "stem": "conv3", "stem_width": 16, "stem_pool": "none"},
     expresses={"shortcut": ("pad", "conv")},
 )
+
+# In the order in which `detect` tries them.
+ALL = (AKAMASTER, TIMM_V2, TRANSFORMERS, TORCHVISION, TIMM)
