@@ -176,7 +176,7 @@ class Probe:
         places = {site: f"stage1_block1/{site}/bias" for site in ("conv1", "conv2", "conv3")}
         places |= {"stem": "stem/conv1/bias", "shortcut": "stage2_block1/shortcut/conv/bias"}
         sites = tuple(site for site in get_args(ConvSite) if self.has(places[site], skeleton))
-        return sites or "none"
+        return "all" if sites == get_args(ConvSite) else sites or "none"
 
     def _shortcuts(self, stages: int, skeleton: ResNetConfig) -> dict[str, Any]:
         """Which shortcut projects, and how; in which stage it first does depends on the net."""
