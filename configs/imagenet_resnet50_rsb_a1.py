@@ -7,9 +7,8 @@ on 4 V100 32 GB.
 
 Top-1 by the paper: 80.4 % (80.38 in timm's table). Not measured here.
 
-Differences: a batch of 2,064 where the paper has 2,048, which cannot show every image three times;
-the rate changes at every step, timm's at every epoch; the cosine begins where the warm-up ends,
-timm's at step 0, under the warm-up.
+Differences: the rate changes at every step, timm's at every epoch; the cosine begins where the
+warm-up ends, timm's at step 0, under the warm-up.
 """
 
 from resnetjax.config import Preprocess
@@ -49,6 +48,6 @@ RECIPE = Recipe(
         warmup_factor=1e-4 / LEARNING_RATE,
         final_factor=1e-6 / LEARNING_RATE,
     ),
-    batch_size=2064,  # 16 * 3 * 43
+    batch_size=2048,
     epochs=600,
 )

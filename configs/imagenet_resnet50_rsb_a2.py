@@ -6,9 +6,8 @@ Source: Wightman, Touvron and Jegou 2021 (arXiv 2110.00476), table 2; trained wi
 
 Top-1 by the paper: 79.8 % (79.83 in timm's table). Not measured here.
 
-Differences: a batch of 2,064 where the paper has 2,048, which cannot show every image three times;
-the rate changes at every step, timm's at every epoch; the cosine begins where the warm-up ends,
-timm's at step 0, under the warm-up.
+Differences: the rate changes at every step, timm's at every epoch; the cosine begins where the
+warm-up ends, timm's at step 0, under the warm-up.
 """
 
 from resnetjax.config import Preprocess
@@ -48,6 +47,6 @@ RECIPE = Recipe(
         warmup_factor=1e-4 / LEARNING_RATE,
         final_factor=1e-6 / LEARNING_RATE,
     ),
-    batch_size=2064,  # 16 * 3 * 43
+    batch_size=2048,
     epochs=300,
 )

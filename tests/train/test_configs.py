@@ -59,11 +59,11 @@ _RSB = {
     "model.zero_init_residual": True,
     "optimizer.ema_decay": None,
 }
-# Of table 2, in the paper's terms. 2,064 is the multiple of 3 and 16 that is nearest to its 2,048.
+# Of table 2, in the paper's terms.
 _RSB_A12 = {
     **_RSB,
     "optimizer.learning_rate": 5e-3,
-    "batch_size": 2064,
+    "batch_size": 2048,
     "data.train_px": 224,
     "augmentation.repeats": 3,
     "augmentation.policy_magnitude": 7,

@@ -295,3 +295,25 @@ def test_a_huge_attribute_is_refused():
     with pytest.raises(UnsafeWeights):
         hdf5_file.parse(memoryview(content)).text("x")
     assert time.process_time() - started < 1
+
+
+@pytest.mark.parametrize("rows", [65, 2**16 - 1])
+@pytest.mark.parametrize("kept", ["links", "attributes"])
+def test_a_heap_of_more_than_64_rows_is_refused_within_a_second(kept, rows):
+    def fill(file):
+        for i in range(30):  # more than eight are kept in a heap
+            if kept == "links":
+                file[f"x{i}"] = SIX
+            else:
+                file.attrs[f"x{i}"] = "text"
+
+    content = bytearray(hdf5(fill, libver="latest"))
+    hdf5_file.parse(memoryview(content)).text("x0")
+    assert content.count(b"FRHP") == 1
+    place = content.index(b"FRHP") + 140  # specification, III.G: the rows of the root block
+    assert struct.unpack_from("<H", content, place)[0] <= 1
+    content[place : place + 2] = struct.pack("<H", rows)
+    started = time.process_time()
+    with pytest.raises(UnsafeWeights, match=f"heap of {rows} rows"):
+        hdf5_file.parse(memoryview(content)).text("x0")
+    assert time.process_time() - started < 1

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from resnetjax.errors import CorruptFile, ResNetJAXError, UnsupportedFile
-from resnetjax.weights import tf_bundle
+from resnetjax.weights import tf_bundle, tf_table
+from resnetjax.weights.crc32c import crc32c
 from resnetjax.weights.mapped import map_file
 
 # Written by TensorFlow 2.15: tf.train.Checkpoint(model=..., step=7, note=b"hello", half=...) of a
@@ -77,7 +78,7 @@ def field(number: int, value: int | bytes) -> bytes:
 
 
 def masked(content: bytes) -> bytes:
-    value = tf_bundle.crc32c(memoryview(content))
+    value = crc32c(memoryview(content))
     rotated = value >> 15 | value << 17 & 0xFFFFFFFF
     return struct.pack("<I", (rotated + 0xA282EAD8) % 2**32)
 
@@ -159,14 +160,14 @@ def tf2() -> tuple[bytes, bytes]:
     ],
 )
 def test_crc32c_has_the_published_values(content, expected):
-    assert tf_bundle.crc32c(memoryview(content)) == expected
+    assert crc32c(memoryview(content)) == expected
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 1000, 2**18 - 1, 2**18, 2**18 + 1, 2**19 + 7])
 def test_crc32c_equals_googles_at_every_length(size):
     google_crc32c = pytest.importorskip("google_crc32c")
     content = np.random.default_rng(size).bytes(size)
-    assert tf_bundle.crc32c(memoryview(content)) == google_crc32c.value(content)
+    assert crc32c(memoryview(content)) == google_crc32c.value(content)
 
 
 @pytest.mark.parametrize(
@@ -526,6 +527,6 @@ def test_other_paths_mean_no_bundle(folder):
 
 
 def test_only_tables_are_detected():
-    assert tf_bundle.detect(memoryview(index()))
+    assert tf_table.detect(memoryview(index()))
     for content in (b"", b"\x47\xdb", index()[:-1], bytes(100)):
-        assert not tf_bundle.detect(memoryview(content))
+        assert not tf_table.detect(memoryview(content))
