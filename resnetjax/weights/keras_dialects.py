@@ -199,6 +199,18 @@ KERAS_NUMBERED_FIRST = dataclasses.replace(
     KERAS_NUMBERED, name="keras_numbered_first", numbered=Numbered(projection="first"), families=()
 )
 
+# Files of Keras 2.13 to 2.15 that name no layers: their groups count them as the model lists them.
+KERAS_ORDER = Dialect(
+    name="keras_order",
+    rules=(),
+    numbered=Numbered(projection="aligned"),
+    **_KERAS,
+    preprocess=CAFFE,
+    families=("keras_*", "kerascv_*"),
+    base={},
+    expresses={},
+)
+
 ALL = (
     KERAS,
     KERAS_V2,
@@ -208,4 +220,5 @@ ALL = (
     KERASHUB,
     KERAS_NUMBERED,
     KERAS_NUMBERED_FIRST,
+    KERAS_ORDER,
 )

@@ -25,7 +25,9 @@ class Numbered:
         conv: What a convolution is called.
         norm: What a norm is called.
         dense: What a fully connected layer is called.
-        projection: Whether a block's projection is made before its other convolutions, or after.
+        projection: Whether a block's projection comes before its other convolutions ("first"),
+            after them ("last"), or before the last of them ("aligned": in the order in which Keras
+            lists the layers of a model, which is by their distance from the end).
     """
 
     conv: str = "conv2d"
@@ -135,9 +137,14 @@ def _names(numbered: Numbered, config: ResNetConfig) -> dict[str, str]:
     modules = list(dict.fromkeys(path.rpartition("/")[0] for path in leaves(plan(config))))
     blocks = list(dict.fromkeys(module.partition("/")[0] for module in modules))
 
-    def created(module: str) -> tuple[int, bool]:
-        projects = "/shortcut/" in module
-        return blocks.index(module.partition("/")[0]), projects == (numbered.projection == "last")
+    def created(module: str) -> tuple[int, float]:
+        block, _, part = module.partition("/")
+        place = float(re.sub(r"\D", "", part) or 0)
+        if part.startswith("shortcut/"):
+            kind = part.removeprefix("shortcut/")
+            others = [name for name in modules if re.fullmatch(rf"{block}/{kind}\d", name)]
+            place = {"first": 0.5, "last": 9.5, "aligned": len(others) - 0.5}[numbered.projection]
+        return blocks.index(block), place
 
     names, counts = {}, dict.fromkeys((numbered.conv, numbered.norm, numbered.dense), 0)
     for module in sorted(modules, key=created):

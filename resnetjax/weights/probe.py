@@ -51,9 +51,9 @@ class Probe:
 
     def config(self) -> ResNetConfig | None:
         """The net of these arrays, as far as they tell; None if it cannot be of this dialect."""
-        if self.dialect.numbered:
+        if self.dialect.numbered and self.dialect.numbered.projection != "aligned":
             return self._numbered(self.dialect.numbered)
-        if any("{block0}" in rule.theirs for rule in self.dialect.rules):
+        if self.dialect.numbered or any("{block0}" in rule.theirs for rule in self.dialect.rules):
             return self._counted()
         blocks = self.dialect.expresses.get("block") or ("bottleneck",)
         for stem, block in itertools.product(("conv7", "deep", "conv3"), reversed(blocks)):
@@ -101,10 +101,15 @@ class Probe:
             return None
 
     def _counted(self) -> ResNetConfig | None:
-        """The architecture with just these names: a count over all stages tells no stage's end."""
+        """The architecture with just these arrays: a count over all stages tells no stage's end."""
+        shapes = {name: array.shape for name, array in self.theirs.items()}
         for name in self.dialect.architectures():
             config = self.sized_like(ARCHITECTURES[name])
-            if {named.name for named in entries(self.dialect, config).values()} == set(self.theirs):
+            expected = leaves(plan(config))
+            if len(expected) != len(shapes):
+                continue
+            named = entries(self.dialect, config)
+            if {named[path].name: leaf.shape for path, leaf in expected.items()} == shapes:
                 return config
         return None
 
