@@ -128,7 +128,8 @@ def convert(
         destination: A directory, or a file ending in .safetensors, .pth or .npz.
         dialect: Whose names the arrays get: torchvision, timm, timm_v2, transformers, akamaster,
             keras, keras_v2, keras_2017, kerascv, kerascv_v2, kerashub, keras_numbered,
-            keras_numbered_first, slim_v1, slim_v2, bit, transformers_flax, flax_example, resnetjax.
+            keras_numbered_first, keras_order, slim_v1, slim_v2, bit, transformers_flax,
+            flax_example, resnetjax.
         arch: Name of the architecture, where the file cannot tell.
     """
     from resnetjax import zoo
