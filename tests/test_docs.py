@@ -1,6 +1,7 @@
 """The commands and snippets of docs/, run as they stand, or parsed where they need much data."""
 
 import re
+import runpy
 import shlex
 import warnings
 from pathlib import Path
@@ -68,6 +69,11 @@ def test_the_other_commands_parse():
         recipe = Recipe() if arguments[0] == "RECIPE.py" else read_recipe(ROOT / arguments[0])
         default = TrainArguments(workdir=Path(), recipe=recipe)
         tyro.cli(TrainArguments, args=arguments[1:], default=default)
+
+
+def test_the_page_of_published_weights_is_what_the_table_gives():
+    written = runpy.run_path(str(ROOT / "scripts" / "make_models.py"))["page"]()
+    assert (ROOT / "docs" / "models.md").read_text() == written, "run scripts/make_models.py"
 
 
 def test_every_flag_and_recipe_that_is_named_exists(capsys):
