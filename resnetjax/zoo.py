@@ -28,7 +28,16 @@ from resnetjax.nn.init import initialize
 from resnetjax.nn.resnet import ResNet
 from resnetjax.plan import plan
 from resnetjax.pretrained import Pretrained, Source, Variables, flatten, make_variables, seed_of
-from resnetjax.weights import dialects, files, npz_file, passes, torch_dialects, torch_writer
+from resnetjax.weights import (
+    dialects,
+    files,
+    keras_dialects,
+    keras_writer,
+    npz_file,
+    passes,
+    torch_dialects,
+    torch_writer,
+)
 from resnetjax.weights.detect import Detection
 from resnetjax.weights.dialect import Dialect, inexpressible, load_arrays, save_arrays
 
@@ -167,9 +176,9 @@ def save(
 
     Args:
         pretrained: What to write.
-        path: A `.safetensors` or `.npz` file, or of a torch dialect a `.pth`, `.pt` or `.bin`;
-            anything else is a directory, made where it is absent, that gets `config.json` and
-            `model.safetensors`.
+        path: A `.safetensors` or `.npz` file; of a torch dialect a `.pth`, `.pt` or `.bin`, of a
+            Keras dialect a `.h5` (legacy) or `.weights.h5`, weights alone. Anything else is a
+            directory, made where it is absent, that gets `config.json` and `model.safetensors`.
         dialect: Whose names the arrays get in a file; ours by default.
 
     Raises:
@@ -198,7 +207,7 @@ def save(
             path.mkdir(parents=True, exist_ok=True)
             contents[path / "config.json"] = f"{description}\n".encode()
             path = path / "model.safetensors"
-    contents[path] = _WRITERS[path.suffix](named, metadata)
+    contents[path] = _WRITERS[_form(path)](named, metadata)
     files.write(contents)
 
 
@@ -212,16 +221,23 @@ def target_of(path: str | os.PathLike[str], *, dialect: str | None = None) -> Di
     """
     path = Path(path)
     target = dialects.get(dialect or dialects.NATIVE.name)
-    if path.suffix in _UNWRITTEN and not path.is_dir():
-        raise UnsupportedFile(f"{path}: {path.suffix} is not written: use {', '.join(_WRITERS)}")
-    if path.suffix not in _WRITERS and target is not dialects.NATIVE:
+    form = _form(path)
+    if form in _UNWRITTEN and not path.is_dir():
+        raise UnsupportedFile(f"{path}: {form} is not written: use {', '.join(_WRITERS)}")
+    if form not in _WRITERS and target is not dialects.NATIVE:
         raise UnsupportedFile(
             f"{path}: to write dialect {dialect} use a file in {', '.join(_WRITERS)}"
         )
-    if path.suffix in _TORCH and target not in torch_dialects.ALL:
-        names = ", ".join(known.name for known in torch_dialects.ALL)
-        raise UnsupportedFile(f"{path}: dialect= of a {path.suffix} file is one of {names}")
+    for forms, allowed in _FORMS.items():
+        if form in forms and target not in allowed:
+            names = ", ".join(known.name for known in allowed)
+            raise UnsupportedFile(f"{path}: dialect= of a {form} file is one of {names}")
     return target
+
+
+def _form(path: Path) -> str:
+    """What the name of a file ends in."""
+    return "".join(path.suffixes[-2:]) if path.name.endswith(".weights.h5") else path.suffix
 
 
 _SUFFIX = ".safetensors"
@@ -230,8 +246,11 @@ _WRITERS: dict[str, Callable[[dict[str, np.ndarray], dict[str, str]], bytes]] = 
     _SUFFIX: safetensors.numpy.save,
     **dict.fromkeys(_TORCH, lambda arrays, _: torch_writer.encode(arrays)),
     ".npz": lambda arrays, _: npz_file.encode(arrays),
+    ".h5": lambda arrays, _: keras_writer.encode(arrays),
+    ".weights.h5": lambda arrays, _: keras_writer.encode_numbered(arrays),
 }
-_UNWRITTEN = (".th", ".ckpt", ".h5", ".keras", ".msgpack", ".onnx")
+_FORMS = {_TORCH: torch_dialects.ALL, (".h5", ".weights.h5"): keras_dialects.ALL}
+_UNWRITTEN = (".th", ".ckpt", ".keras", ".msgpack", ".onnx")
 
 
 def _describe(pretrained: Pretrained) -> str:

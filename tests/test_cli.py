@@ -267,7 +267,7 @@ def test_convert_leaves_nothing_behind_where_it_fails(run, net, tmp_path):
     for dialect in ("nope", "timm"):  # timm has no such net
         result = run("convert", net, tmp_path / "out.safetensors", "--dialect", dialect)
         assert_refused(result, dialect)
-    assert_refused(run("convert", net, tmp_path / "out.h5"), "out.h5", ".safetensors")
+    assert_refused(run("convert", net, tmp_path / "out.keras"), "out.keras", ".safetensors")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -8,6 +8,7 @@ import os
 import warnings
 
 import flax.traverse_util
+import h5py
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -566,10 +567,40 @@ def test_an_npz_comes_back_bit_for_bit(tmp_path, dialect):
     assert_bit_equal(flatten(after.variables), flatten(before.variables))
 
 
+@pytest.mark.parametrize("name", ["net.h5", "net.weights.h5"])
+@pytest.mark.parametrize("dialect", ["keras", "keras_v2", "kerascv", "kerascv_v2", "kerashub"])
+def test_a_keras_file_comes_back_bit_for_bit(tmp_path, name, dialect):
+    prepared = dialects.get(dialect).preprocess
+    before = pretrained(plainest(dialect), labels=LABELS, preprocess=prepared)
+    zoo.save(before, tmp_path / name, dialect=dialect)
+    with pytest.warns(AssumptionWarning):
+        after = zoo.load(tmp_path / name)
+    container = "keras-h5" if name == "net.h5" else "keras-weights-h5"
+    assert (after.source.format, after.source.dialect) == (container, dialect)
+    assert after.config == before.config
+    assert_bit_equal(flatten(after.variables), flatten(before.variables))
+
+
+def test_f9_a_projection_is_written_where_keras_lists_it(tmp_path):
+    before = pretrained(plainest("keras"), preprocess=dialects.get("keras").preprocess)
+    zoo.save(before, tmp_path / "net.h5", dialect="keras")
+    with h5py.File(tmp_path / "net.h5") as file:
+        layers = np.asarray(file.attrs["layer_names"]).astype(str).tolist()
+        weights = np.asarray(file["conv1_bn"].attrs["weight_names"]).astype(str).tolist()
+    # As keras.applications.ResNet50().layers has them (Keras 3.15).
+    parts = ("1_conv", "1_bn", "2_conv", "2_bn", "0_conv", "3_conv", "0_bn", "3_bn")
+    block = [f"conv2_block1_{part}" for part in parts]
+    assert layers[:10] == ["conv1_conv", "conv1_bn", *block]
+    norms = ("gamma", "beta", "moving_mean", "moving_variance")
+    assert weights == [f"conv1_bn/{name}" for name in norms]
+
+
 def test_a_torch_file_has_a_torch_dialect(tmp_path):
     for dialect in (None, "slim_v1"):
         with pytest.raises(UnsupportedFile, match="is one of akamaster"):
             zoo.save(pretrained(labels=LABELS), tmp_path / "net.pth", dialect=dialect)
+    with pytest.raises(UnsupportedFile, match="is one of keras"):
+        zoo.save(pretrained(labels=LABELS), tmp_path / "net.weights.h5", dialect="timm")
 
 
 def test_what_keras_spells_otherwise_is_rewritten_for_transformers(tmp_path):
@@ -588,7 +619,7 @@ def test_what_keras_spells_otherwise_is_rewritten_for_transformers(tmp_path):
         zoo.save(keras, tmp_path / "net.pth", dialect="timm")
 
 
-@pytest.mark.parametrize("name", ["net.ckpt", "net.h5", "net.keras"])
+@pytest.mark.parametrize("name", ["net.ckpt", "net.msgpack", "net.keras"])
 def test_a_form_that_is_not_written_is_refused_with_those_that_are(tmp_path, name):
     with pytest.raises(UnsupportedFile, match=r"is not written: use .safetensors"):
         zoo.save(pretrained(labels=LABELS), tmp_path / name)

@@ -19,7 +19,7 @@ from resnetjax.errors import ConfigError, WeightsMismatch
 from resnetjax.measure import Leaf, leaves
 from resnetjax.plan import plan
 from resnetjax.presets import ARCHITECTURES
-from resnetjax.weights.numbered import Numbered
+from resnetjax.weights.numbered import Numbered, Projection, in_order
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,7 @@ class Dialect:
             number of the net's layers.
         counter: A leaf beside each batch norm's statistics that is no weight: zero on saving.
         ignored: A pattern of names that are no weights.
+        listing: Where a file lists a block's projection, if its readers go by the order.
         numbered: How layers are numbered, where they have no names; there are no rules then.
     """
 
@@ -133,6 +134,7 @@ class Dialect:
     scope: str = ""
     counter: str | None = None
     ignored: str | None = None
+    listing: Projection | None = None
     numbered: Numbered | None = None
 
     def architectures(self) -> list[str]:
@@ -277,7 +279,11 @@ def save_arrays(
     root = dialect.root if config.num_classes else ""
     scope = dialect.scope.format(layers=_layers(config))
     theirs: dict[str, np.ndarray] = {}
-    for path, named in entries(dialect, config).items():
+    found = entries(dialect, config)
+    if dialect.listing:
+        modules = in_order(config, dialect.listing)
+        found = dict(sorted(found.items(), key=lambda x: modules.index(x[0].rpartition("/")[0])))
+    for path, named in found.items():
         prefix = scope if path.startswith("head/") else scope + root
         theirs[prefix + named.name] = named.save(np.asarray(ours[path]))
         if dialect.counter and path.endswith("/var"):

@@ -19,7 +19,12 @@ KERAS_LEAVES = {
     "mean": "moving_mean",
     "var": "moving_variance",
 }
-_KERAS = {"leaf_names": KERAS_LEAVES, "layouts": dict[str, Layout](), "separator": "/"}
+_KERAS = {
+    "leaf_names": KERAS_LEAVES,
+    "layouts": dict[str, Layout](),
+    "separator": "/",
+    "listing": "aligned",
+}
 
 # "caffe" and "tf" of keras.applications.imagenet_utils (F6); images are squashed by load_img.
 _SQUASH = {"resize_mode": "squash", "resize_px": (224, 224), "interpolation": "nearest"}

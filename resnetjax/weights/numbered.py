@@ -8,13 +8,15 @@ import functools
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
 from resnetjax.config import ResNetConfig
 from resnetjax.measure import leaves
 from resnetjax.plan import plan
+
+Projection: TypeAlias = Literal["first", "last", "aligned"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Numbered:
     conv: str = "conv2d"
     norm: str = "batch_normalization"
     dense: str = "dense"
-    projection: str = "last"
+    projection: Projection = "last"
 
     def name(self, module: str, config: ResNetConfig) -> str | None:
         """What our module is called."""
@@ -134,20 +136,8 @@ def _numbered(kind: str, number: int) -> str:
 
 @functools.lru_cache(maxsize=64)
 def _names(numbered: Numbered, config: ResNetConfig) -> dict[str, str]:
-    modules = list(dict.fromkeys(path.rpartition("/")[0] for path in leaves(plan(config))))
-    blocks = list(dict.fromkeys(module.partition("/")[0] for module in modules))
-
-    def created(module: str) -> tuple[int, float]:
-        block, _, part = module.partition("/")
-        place = float(re.sub(r"\D", "", part) or 0)
-        if part.startswith("shortcut/"):
-            kind = part.removeprefix("shortcut/")
-            others = [name for name in modules if re.fullmatch(rf"{block}/{kind}\d", name)]
-            place = {"first": 0.5, "last": 9.5, "aligned": len(others) - 0.5}[numbered.projection]
-        return blocks.index(block), place
-
     names, counts = {}, dict.fromkeys((numbered.conv, numbered.norm, numbered.dense), 0)
-    for module in sorted(modules, key=created):
+    for module in in_order(config, numbered.projection):
         last = module.rpartition("/")[2]
         kind = numbered.dense if module == "head" else numbered.conv
         if last.startswith("norm"):
@@ -155,3 +145,31 @@ def _names(numbered: Numbered, config: ResNetConfig) -> dict[str, str]:
         names[module] = _numbered(kind, counts[kind])
         counts[kind] += 1
     return names
+
+
+def in_order(config: ResNetConfig, projection: Projection) -> list[str]:
+    """Our modules in the order in which a system makes or lists them.
+
+    Example:
+        >>> from resnetjax.presets import get
+        >>> in_order(get("keras_resnet50"), "aligned")[4:10]
+        ['stage1_block1/conv2', 'stage1_block1/norm2', 'stage1_block1/shortcut/conv',
+        'stage1_block1/conv3', 'stage1_block1/shortcut/norm', 'stage1_block1/norm3']
+    """
+    modules = list(dict.fromkeys(path.rpartition("/")[0] for path in leaves(plan(config))))
+    blocks = list(dict.fromkeys(module.partition("/")[0] for module in modules))
+    before = -1 if config.order == "pre" else 1  # whether a block's norms come before its kernels
+
+    def place(module: str) -> tuple[int, float]:
+        block, _, part = module.partition("/")
+        kind, number = re.sub(r"\d", "", part), int(re.sub(r"\D", "", part) or 0)
+        shift = before if kind.endswith("norm") and block != "stem" else 0
+        shift = 1 if kind == "norm" and block == "stem" else shift
+        if kind.startswith("shortcut/"):
+            plain = kind.removeprefix("shortcut/")
+            last = sum(re.fullmatch(rf"{block}/{plain}\d", name) is not None for name in modules)
+            where = {"first": 0, "last": 99, "aligned": last}[projection]
+            return blocks.index(block), 2 * where + shift - 0.5
+        return blocks.index(block), 2 * number + shift
+
+    return sorted(modules, key=place)
