@@ -25,7 +25,7 @@ test-slow: .venv/dev.stamp ## the tests that take minutes
 test-network: .venv/dev.stamp ## the tests that download
 	@.venv/bin/pytest -m network
 
-parity: .venv-parity/parity.stamp ## compare with torchvision, timm and Transformers
+parity: .venv-parity/parity.stamp ## compare with torchvision, timm, Transformers, Keras and KerasHub
 	@.venv-parity/bin/pytest tests/parity
 
 parity-env: .venv-parity/parity.stamp ## only make the environment with PyTorch, for scripts/benchmark.py
@@ -74,6 +74,8 @@ distclean: clean ## remove the environments as well
 	@.venv-parity/bin/python $(PIP_INSTALL) torch==2.13.0
 	@.venv-parity/bin/python $(PIP_INSTALL) --no-deps torchvision==0.28.0 timm==1.0.31
 	@.venv-parity/bin/python $(PIP_INSTALL) transformers==5.23.0 pyyaml huggingface_hub simplejpeg -e ".[test]"
+	@.venv-parity/bin/python $(PIP_INSTALL) keras==3.15.1 h5py kagglehub
+	@.venv-parity/bin/python $(PIP_INSTALL) --no-deps keras-hub==0.32.0
 	@touch $@
 
 define create

@@ -51,6 +51,7 @@ def test_the_commands_of_a_first_run_run_in_order(folder, monkeypatch, capsys):
     assert (folder / "runs/dry/first_batch.png").exists()
 
 
+@pytest.mark.slow
 def test_the_snippets_run(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     for snippet in blocks(TRAIN, "python"):

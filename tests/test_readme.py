@@ -52,6 +52,7 @@ def test_python_snippets_run_in_order(folder, monkeypatch, capsys):
     assert "(8, 1000)" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_commands_run_in_order(folder):
     commands = [
         line

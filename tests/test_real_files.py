@@ -62,7 +62,8 @@ def test_a_published_checkpoint_needs_no_more_than_its_path(shared_weights, name
     )
 
 
-@pytest.mark.parametrize("name", ["resnet20", pytest.param("resnet32", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CHECKPOINTS)
 def test_every_test_image_gets_the_class_that_pytorch_gives_it(shared_weights, cifar, name):
     contents, classes = cifar
     pre = load(shared_weights / CHECKPOINTS[name])
@@ -132,6 +133,7 @@ def expected_labels(shared_weights, cifar) -> list[str]:
         return [cifar[1][index] for index in archive["argmax"][:12]]
 
 
+@pytest.mark.slow
 def test_mlperf_tinys_keras_file_gives_what_keras_gives(shared_weights, cifar):
     pre = load(shared_weights / "mlperf-tiny-resnet8.h5")
     assert pre.source.arch == "mlperf_tiny_resnet8"

@@ -163,6 +163,7 @@ def test_the_logits_and_features_are_those_of_the_real_framework(name):
             assert error(kept, theirs[stage]) < TOLERANCE, (size, stage)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "field", "value"),
     WRONG,

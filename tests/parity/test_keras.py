@@ -1,0 +1,151 @@
+"""Keras's own nets and ours: what it saves we load, what we save it loads."""
+
+import os
+import warnings
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+os.environ["KERAS_BACKEND"] = "torch"  # read when Keras is imported
+
+keras = pytest.importorskip("keras")
+keras_hub = pytest.importorskip("keras_hub")
+
+import keras.src.applications.resnet as applications  # noqa: E402
+
+import resnetjax as rj  # noqa: E402
+from resnetjax.errors import AssumptionWarning  # noqa: E402
+
+pytestmark = [
+    pytest.mark.parity,
+    # Of Keras and PyTorch: the legacy format, and arrays that are not writable.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning"),
+]
+
+CLASSES, EDGE_PX = 11, 65
+TOLERANCE = 1e-4  # of the spread of the logits over the images
+CONTAINERS = (".h5", ".keras", ".weights.h5")
+
+
+def application(*, pre: bool) -> keras.Model:
+    """keras.applications' builder, on a net of narrow stages."""
+    stack = getattr(applications, f"stack_residual_blocks_v{2 if pre else 1}")
+
+    def stages(x: object) -> object:
+        x = stack(x, 8, 2, name="conv2", **({} if pre else {"stride1": 1}))
+        x = stack(x, 16, 3, name="conv3")
+        x = stack(x, 24, 2, name="conv4")
+        return stack(x, 32, 2, name="conv5", **({"stride1": 1} if pre else {}))
+
+    return applications.ResNet(
+        stages,
+        preact=pre,
+        use_bias=True,
+        weights=None,
+        input_shape=(EDGE_PX, EDGE_PX, 3),
+        classes=CLASSES,
+        classifier_activation=None,
+    )
+
+
+def hub(block_type: str, *, pre: bool = False) -> keras.Model:
+    """KerasHub's classifier, on a backbone of narrow stages."""
+    deep = block_type.endswith("vd")
+    backbone = keras_hub.models.ResNetBackbone(
+        input_conv_filters=[32, 32, 64] if deep else [64],
+        input_conv_kernel_sizes=[3, 3, 3] if deep else [7],
+        stackwise_num_filters=[64, 16, 24, 32],
+        stackwise_num_blocks=[2, 1, 2, 1],
+        stackwise_num_strides=[1, 2, 2, 2],
+        block_type=block_type,
+        use_pre_activation=pre,
+        image_shape=(EDGE_PX, EDGE_PX, 3),
+    )
+    return keras_hub.models.ImageClassifier(backbone=backbone, num_classes=CLASSES)
+
+
+NETS: dict[str, tuple[str, Callable[[], keras.Model]]] = {
+    "applications v1": ("keras", lambda: application(pre=False)),
+    "applications v2": ("keras_v2", lambda: application(pre=True)),
+    "hub basic": ("kerashub", lambda: hub("basic_block")),
+    "hub bottleneck": ("kerashub", lambda: hub("bottleneck_block")),
+    "hub v2 basic": ("kerashub", lambda: hub("basic_block", pre=True)),
+    "hub v2 bottleneck": ("kerashub", lambda: hub("bottleneck_block", pre=True)),
+    "hub vd basic": ("kerashub", lambda: hub("basic_block_vd")),
+    "hub vd bottleneck": ("kerashub", lambda: hub("bottleneck_block_vd")),
+}
+
+
+def layers(model: keras.Model) -> list[keras.Layer]:
+    """Those with weights, of the backbone too."""
+    inner = getattr(model, "backbone", None)
+    own = [layer for layer in model.layers if layer is not inner and layer.weights]
+    return own + ([layer for layer in inner.layers if layer.weights] if inner else [])
+
+
+def fill(model: keras.Model) -> None:
+    """Random values; half of the variances are of epsilon's size, and scales fit them."""
+    rng = np.random.default_rng(0)
+    for layer in layers(model):
+        values = layer.get_weights()
+        if isinstance(layer, keras.layers.BatchNormalization):
+            size = values[0].shape
+            var = rng.uniform(0.05, 2, size) * np.where(rng.random(size) < 0.5, 1e-5, 1)
+            scale = rng.uniform(0.5, 1.5, size) * np.sqrt(var + 1e-5)
+            values = [scale, rng.uniform(-0.5, 0.5, size), rng.uniform(-0.5, 0.5, size), var]
+        else:
+            values[1:] = [rng.uniform(-0.1, 0.1, bias.shape) for bias in values[1:]]
+        layer.set_weights(values)
+
+
+def spread_error(ours: np.ndarray, theirs: np.ndarray) -> float:
+    return float(np.abs(ours - theirs).max() / np.abs(theirs - theirs.mean(0)).max())
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    return np.random.default_rng(1).normal(size=(4, EDGE_PX, EDGE_PX, 3)).astype(np.float32)
+
+
+@pytest.fixture(scope="module", params=NETS)
+def saved(request, images, tmp_path_factory):
+    dialect, build = NETS[request.param]
+    model = build()
+    fill(model)
+    folder = tmp_path_factory.mktemp("keras")
+    model.save_weights(folder / "net.weights.h5")
+    for ending in (".h5", ".keras"):
+        model.save(folder / f"net{ending}")
+    logits = keras.ops.convert_to_numpy(model(images, training=False))
+    return dialect, build, model, logits, folder
+
+
+def load(path, **changes):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", AssumptionWarning)
+        return rj.load(path, **changes)
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_what_keras_saves_gives_its_logits(saved, images, container):
+    dialect, _, _, logits, folder = saved
+    pre = load(folder / f"net{container}")
+    assert pre.source.dialect == dialect
+    ours = np.asarray(jax.jit(pre.model.apply)(pre.variables, jnp.asarray(images)))
+    assert spread_error(ours, logits) < TOLERANCE
+
+
+@pytest.mark.parametrize("container", [".h5", ".weights.h5"])
+def test_what_we_save_fills_a_fresh_net_of_keras(saved, tmp_path, container):
+    dialect, build, model, _, folder = saved
+    # KerasHub's classifier keeps its backbone in a file of its own.
+    model, fresh = (getattr(net, "backbone", net) for net in (model, build()))
+    head = {"num_classes": 0} if dialect == "kerashub" else {}
+    rj.save(load(folder / "net.keras", **head), tmp_path / f"ours{container}", dialect=dialect)
+    fresh.load_weights(tmp_path / f"ours{container}")
+    for ours, theirs in zip(layers(fresh), layers(model), strict=True):
+        for a, b in zip(ours.get_weights(), theirs.get_weights(), strict=True):
+            np.testing.assert_array_equal(a, b, err_msg=ours.name)
