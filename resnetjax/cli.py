@@ -29,7 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     warnings.showwarning = _show_warning
     warnings.simplefilter("always", AssumptionWarning)
     _make_streams_safe()
-    verbs = {"names": names, "info": info, "convert": convert, "predict": predict}
+    verbs = {
+        "names": names, "info": info, "convert": convert, "predict": predict, "verify": verify,
+    }  # fmt: skip
     try:
         if arguments[:1] in (["train"], ["evaluate"]):
             code = _run_training(arguments)
@@ -190,6 +192,48 @@ def predict(
     return 2 if failed else 0
 
 
+# What two systems mean by the same names and shapes differs in these.
+_CLAIMS = (
+    "padding", "stem_pool_padding", "stem_pool_value", "stride_on", "stride_block", "strides",
+    "dilations", "norm", "norm_eps", "activation",
+)  # fmt: skip
+
+
+def verify(model: Model, *, json: bool = False) -> int:
+    """Print what a net computes on a fixed probe, so that two conversions can be compared.
+
+    Args:
+        model: A weight file, a directory, an address, or a published weight's name.
+        json: Print one JSON object.
+    """
+    from resnetjax import zoo
+    from resnetjax.infer.verify import fingerprint
+
+    pretrained = zoo.load(model)
+    found = fingerprint(pretrained)
+    config = pretrained.config.to_json()
+    facts = {
+        "probe": list(found.shape),
+        "logits_sha256": found.digest,
+        "largest": found.largest,
+        "first": list(found.first),
+        "claims": {name: config[name] for name in _CLAIMS},
+        "preprocess": pretrained.preprocess.to_json(),
+    }
+    if json:
+        _print_json(facts)
+        return 0
+    print(f"logits sha256 {found.digest}")
+    print(f"  of a probe of {'x'.join(map(str, found.shape))}, in float64, to six digits")
+    print(f"  first       {' '.join(f'{value:.6g}' for value in found.first)}")
+    print(f"  largest     {found.largest:.6g}")
+    for part in ("claims", "preprocess"):
+        print(f"  {part}")
+        for key, value in facts[part].items():
+            print(f"    {key:<26} {value}")
+    return 0
+
+
 def _image_files(given: Path) -> list[Path]:
     """The file itself, or the images of a directory and those below it, sorted."""
     if not given.exists():
@@ -263,8 +307,9 @@ def _print_info(model: str, *, tree: bool, as_json: bool) -> int:
 def _open(model: str) -> "tuple[ResNetConfig, Pretrained | None]":
     """A file or directory, loaded, or an architecture by name."""
     from resnetjax import presets, zoo
+    from resnetjax.weights.sources import WEIGHTS
 
-    if Path(model).exists():
+    if Path(model).exists() or "://" in model or model in WEIGHTS:
         pretrained = zoo.load(model)
         return pretrained.config, pretrained
     return presets.get(model), None

@@ -586,3 +586,17 @@ def test_the_dialects_that_help_names_are_those_there_are(run, net, tmp_path):
     assert len(listed) > 4
     shown = words(run("convert", "--help").out)
     assert all(f"{name}," in shown or f"{name}." in shown for name in listed)
+
+
+# --- verify
+
+
+def test_verify_tells_two_conversions_of_one_net_to_be_alike(run, net, tmp_path):
+    assert run("convert", net, tmp_path / "same").code == 0
+    first, second = (run("verify", path, "--json") for path in (net, tmp_path / "same"))
+    assert (first.code, second.code) == (0, 0)
+    assert json.loads(first.out) == json.loads(second.out)
+    assert json.loads(first.out)["claims"]["padding"] == "torch"
+    shown = run("verify", net).out
+    assert json.loads(first.out)["logits_sha256"] in shown
+    assert "norm_eps" in shown
