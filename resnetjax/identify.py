@@ -32,9 +32,10 @@ def identify(
             seen = dataclasses.replace(seen, arch=described.arch)
         return seen, tuple(assumed)
     told: Any = file.metadata.get("arch")  # as PyTorch's ImageNet example and timm write it
-    told = published.arch if published else told
+    told = published.arch if published else told or _of_kerascv(seen, file)
     if isinstance(told, str) and told in (seen.arch, *seen.alternatives):
-        return as_architecture(seen, told), tuple(assumed)
+        seen = as_architecture(seen, told)
+        return _as_described(seen, file.metadata.get("model_config"))[0], tuple(assumed)
     seen, fields = _as_described(seen, file.metadata.get("model_config"))
     # No array tells of these, not even where only one architecture fits.
     left = [word for word, field in _UNSEEN.items() if field not in fields]
@@ -51,6 +52,16 @@ def identify(
             + others * bool(seen.alternatives)
         )
     return seen, tuple(assumed)
+
+
+def _of_kerascv(seen: Detection, file: files.WeightFile) -> str | None:
+    """Of architectures with the same arrays KerasCV's, where the file says that it is from there.
+
+    Its ResNet-50 v2 has the arrays of keras.applications', and strides in other blocks.
+    """
+    if not keras_config.from_kerascv(file.metadata.get("model_config")):
+        return None
+    return next((x for x in (seen.arch, *seen.alternatives) if str(x).startswith("kerascv_")), None)
 
 
 _UNSEEN = {
@@ -70,6 +81,8 @@ def _as_described(seen: Detection, model_config: Any) -> tuple[Detection, set[st
         fields.pop("stride_on", None)
     if seen.config.stem_pool != "max":
         fields.pop("stem_pool_padding", None)
+    if len(fields.get("strides", seen.config.strides)) != len(seen.config.depths):
+        return seen, set()
     config = seen.config.replace(**fields)
     if config == seen.config:
         return seen, set(fields)

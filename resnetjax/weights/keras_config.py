@@ -16,6 +16,8 @@ def observed(model_config: Any) -> dict[str, Any]:
         model_config: The JSON of a Functional or Sequential model, as `.keras` and full `.h5` files
             hold it; of anything else nothing is told.
     """
+    if from_kerascv(model_config):
+        return _kerascv(model_config["config"])
     layers = list(_layers(model_config))
     norms = [config for kind, config in layers if kind == "BatchNormalization"]
     convs = [config for kind, config in layers if kind in ("Conv2D", "Convolution2D")]
@@ -41,6 +43,27 @@ def observed(model_config: Any) -> dict[str, Any]:
 def _padding(keras: object) -> str | None:
     # What is "valid" stands behind a layer that pads.
     return {"same": "same", "valid": "torch"}.get(str(keras))
+
+
+def from_kerascv(model_config: Any) -> bool:
+    """Whether it describes a backbone of KerasCV's, whose layers it does not list."""
+    return (
+        type(model_config) is dict
+        and str(model_config.get("registered_name")).startswith("keras_cv")
+        and type(model_config.get("config")) is dict
+    )
+
+
+def _kerascv(given: Mapping[str, Any]) -> dict[str, Any]:
+    strides, dilations = given.get("stackwise_strides"), given.get("stackwise_dilations")
+    if type(strides) is not list or not all(type(stride) is int for stride in strides):
+        return {}
+    rates = dilations if type(dilations) is list else [1] * len(strides)
+    if len(rates) != len(strides) or not all(type(rate) is int for rate in rates):
+        return {}
+    # Where it dilates it does not stride (F13).
+    kept = (1 if rate > 1 else stride for stride, rate in zip(strides, rates, strict=True))
+    return {"strides": tuple(kept), "dilations": tuple(rates)}
 
 
 def from_kerashub(values: Mapping[str, Any], *, num_classes: int) -> ResNetConfig:

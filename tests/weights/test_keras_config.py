@@ -57,6 +57,16 @@ def test_f14_layers_of_models_within_the_model_count_too():
     }
 
 
+def test_f13_kerascv_drops_the_stride_of_a_stack_that_it_dilates():
+    given = {"stackwise_strides": [1, 2, 2, 2], "stackwise_dilations": [1, 1, 2, 4]}
+    model_config = {"registered_name": "keras_cv>ResNetV2Backbone", "config": given}
+    assert observed(model_config) == {"strides": (1, 2, 1, 1), "dilations": (1, 1, 2, 4)}
+    for wrong in (None, [1, 2], [1, 1, 1, "2"]):
+        given["stackwise_dilations"] = wrong
+        plain = {"strides": (1, 2, 2, 2), "dilations": (1,) * 4}
+        assert observed(model_config) == ({} if wrong else plain)
+
+
 def test_f14_what_layers_contradict_is_not_told():
     found = observed(model(norm(1e-3), norm(1e-5), conv(7, 2, "valid"), conv(3, 2, "same")))
     assert "norm_eps" not in found
