@@ -196,7 +196,9 @@ def save(
             raise ConfigError(
                 f"dialect {target.name} cannot express this net:\n  " + "\n  ".join(wrong)
             )
-        if pretrained.preprocess.channel_order != target.preprocess.channel_order:
+        # Ours says how images are prepared; others are read as their dialect prepares them.
+        turned = pretrained.preprocess.channel_order != target.preprocess.channel_order
+        if turned and target is not dialects.NATIVE and config.in_channels == 3:
             arrays, _ = passes.reverse_channels(arrays, pretrained.preprocess)
     named = save_arrays(target, arrays, config)
     metadata = dict(target.metadata)
@@ -249,7 +251,12 @@ _WRITERS: dict[str, Callable[[dict[str, np.ndarray], dict[str, str]], bytes]] = 
     ".h5": lambda arrays, _: keras_writer.encode(arrays),
     ".weights.h5": lambda arrays, _: keras_writer.encode_numbered(arrays),
 }
-_FORMS = {_TORCH: torch_dialects.ALL, (".h5", ".weights.h5"): keras_dialects.ALL}
+# Whose names a file of a form may have; an npz cannot say what ours says of itself.
+_FORMS = {
+    _TORCH: torch_dialects.ALL,
+    (".h5", ".weights.h5"): keras_dialects.ALL,
+    (".npz",): tuple(x for x in dialects.DIALECTS.values() if x is not dialects.NATIVE),
+}
 _UNWRITTEN = (".th", ".ckpt", ".keras", ".msgpack", ".onnx")
 
 

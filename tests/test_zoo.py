@@ -581,6 +581,37 @@ def test_a_keras_file_comes_back_bit_for_bit(tmp_path, name, dialect):
     assert_bit_equal(flatten(after.variables), flatten(before.variables))
 
 
+@pytest.mark.parametrize("name", ["net", "net.safetensors", "net.v2"])
+def test_f6_a_net_for_blue_first_gives_the_same_logits_once_it_is_ours(tmp_path, name):
+    before = pretrained(
+        plainest("keras"), labels=LABELS, preprocess=dialects.get("keras").preprocess
+    )
+    assert before.preprocess.channel_order == "bgr"
+    zoo.save(before, tmp_path / name)
+    after = zoo.load(tmp_path / name)
+    red_first = jax.random.normal(jax.random.key(0), (1, 33, 33, 3))
+
+    def logits(net: Pretrained) -> np.ndarray:
+        blue = net.preprocess.channel_order == "bgr"
+        return np.asarray(
+            net.model.apply(net.variables, red_first[..., ::-1] if blue else red_first)
+        )
+
+    np.testing.assert_array_equal(logits(after), logits(before))
+    assert after.preprocess == before.preprocess
+    assert_bit_equal(flatten(after.variables), flatten(before.variables))
+
+
+def test_a_grey_net_goes_to_a_dialect_of_blue_first(tmp_path):
+    grey = plainest("keras").replace(in_channels=1)
+    prepared = Preprocess(mean=(0.5,), std=(0.5,))
+    before = pretrained(grey, labels=LABELS, preprocess=prepared)
+    zoo.save(before, tmp_path / "net.h5", dialect="keras")
+    with pytest.warns(AssumptionWarning):
+        after = zoo.load(tmp_path / "net.h5", preprocess=prepared)
+    assert_bit_equal(flatten(after.variables), flatten(before.variables))
+
+
 def test_f9_a_projection_is_written_where_keras_lists_it(tmp_path):
     before = pretrained(plainest("keras"), preprocess=dialects.get("keras").preprocess)
     zoo.save(before, tmp_path / "net.h5", dialect="keras")
@@ -599,6 +630,8 @@ def test_a_torch_file_has_a_torch_dialect(tmp_path):
     for dialect in (None, "slim_v1"):
         with pytest.raises(UnsupportedFile, match="is one of akamaster"):
             zoo.save(pretrained(labels=LABELS), tmp_path / "net.pth", dialect=dialect)
+    with pytest.raises(UnsupportedFile, match="is one of akamaster"):
+        zoo.save(pretrained(labels=LABELS), tmp_path / "net.npz")
     with pytest.raises(UnsupportedFile, match="is one of keras"):
         zoo.save(pretrained(labels=LABELS), tmp_path / "net.weights.h5", dialect="timm")
 
