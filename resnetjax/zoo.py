@@ -171,8 +171,9 @@ def save(
     """Writes a net as a directory that `load` reads, or its arrays under another system's names.
 
     What that system spells otherwise is rewritten exactly: a bias that a norm follows goes into its
-    mean, another epsilon into its variances, blue first into the stem. Files are written beside
-    their place and then renamed, so that what was there stays until all is written.
+    mean, another epsilon into its variances, blue first into the stem. How images are prepared
+    (`pretrained.preprocess`) is written with our own names only. Files are written beside their
+    place and then renamed, so that what was there stays until all is written.
 
     Args:
         pretrained: What to write.

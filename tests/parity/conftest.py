@@ -12,6 +12,7 @@ TABLE = pytest.StashKey[list[table.Entry]]()
 IMAGES = pytest.StashKey[str]()
 
 if importlib.util.find_spec("torch"):
+    os.environ["KERAS_BACKEND"] = "torch"  # read when Keras is imported
     import torch
 
     from tests.parity import torchvision_shim

@@ -1,23 +1,18 @@
 """Keras's own nets and ours: what it saves we load, what we save it loads."""
 
-import os
 import warnings
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import keras
+import keras.src.applications.resnet as applications
+import keras_hub
 import numpy as np
 import pytest
 
-os.environ["KERAS_BACKEND"] = "torch"  # read when Keras is imported
-
-keras = pytest.importorskip("keras")
-keras_hub = pytest.importorskip("keras_hub")
-
-import keras.src.applications.resnet as applications  # noqa: E402
-
-import resnetjax as rj  # noqa: E402
-from resnetjax.errors import AssumptionWarning  # noqa: E402
+import resnetjax as rj
+from resnetjax.errors import AssumptionWarning
 
 pytestmark = [
     pytest.mark.parity,

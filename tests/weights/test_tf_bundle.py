@@ -139,8 +139,11 @@ def parse(content: bytes, *shards: bytes):
 def read(path: Path):
     prefix = tf_bundle.prefix_of(path)
     assert prefix is not None
-    shards = lambda *number: map_file(tf_bundle.shard_path(prefix, *number))  # noqa: E731
-    return tf_bundle.parse(map_file(tf_bundle.index_path(prefix)), shards)
+
+    def shard(number: int, count: int) -> memoryview:
+        return map_file(tf_bundle.shard_path(prefix, number, count))
+
+    return tf_bundle.parse(map_file(tf_bundle.index_path(prefix)), shard)
 
 
 def tf2() -> tuple[bytes, bytes]:
