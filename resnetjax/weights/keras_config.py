@@ -1,12 +1,44 @@
 """What Keras's own descriptions of a model say of the net (CONVERSION F14): data, never objects."""
 
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from resnetjax.config import ResNetConfig
-from resnetjax.errors import ConfigError
+from resnetjax.errors import ConfigError, UnsafeWeights
 
 MAX_DEPTH = 50  # of models within models
+
+# Layers that hold marshalled code, or the path of a program to run in their place.
+_CODE = ("Lambda", "__lambda__", "TFSMLayer")
+# What Keras itself writes of functions, of which it then looks up the name.
+_NAMED = ("function", "type")
+
+
+def refuse_code(model_config: Any) -> None:
+    """Refuses a description whose layers are code of their own.
+
+    Nothing here would run it. But such a net computes what its arrays do not tell, and whoever
+    hides `os.system` in a description (CVE-2025-1550, -9905, CVE-2026-1462) is not to be trusted
+    with the rest.
+
+    Raises:
+        UnsafeWeights: It names Python code, a SavedModel, or a module of Python's own.
+    """
+    waiting = [model_config]
+    while waiting:
+        value = waiting.pop()
+        if type(value) is list:
+            waiting += value
+        if type(value) is not dict:
+            continue
+        waiting += value.values()
+        kind, module = str(value.get("class_name")), str(value.get("module")).partition(".")[0]
+        if kind in _CODE or (module in sys.stdlib_module_names and kind not in _NAMED):
+            raise UnsafeWeights(
+                f"the model has a {kind:.80} of {module:.80}: a layer that is code of its own. "
+                "It is not run, and what the net computes cannot be told without"
+            )
 
 
 def observed(model_config: Any) -> dict[str, Any]:

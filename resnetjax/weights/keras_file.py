@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from resnetjax.errors import CorruptFile, ResNetJAXError, UnsupportedFile
-from resnetjax.weights import bounded_json, hdf5_file
+from resnetjax.weights import bounded_json, hdf5_file, keras_config
 from resnetjax.weights.hdf5_file import Dataset, Group
 from resnetjax.weights.zip_archive import ZipArchive
 
@@ -84,7 +84,8 @@ def parse(data: memoryview) -> KerasFile:
 
     Raises:
         CorruptFile: The file is truncated, or contradicts itself.
-        UnsafeWeights: It refers to other files, or asks for memory beyond its size.
+        UnsafeWeights: It refers to other files, describes layers that are code, or asks for memory
+            beyond its size.
         UnsupportedFile: It is an HDF5 file of other things than a Keras model's weights.
     """
     if not hdf5_file.detect(data):
@@ -93,6 +94,7 @@ def parse(data: memoryview) -> KerasFile:
     metadata: dict[str, Any] = {"container": "keras-h5"}
     if (config := root.text("model_config")) is not None:
         metadata["model_config"] = bounded_json.loads(config.encode(), what="the model_config")
+        keras_config.refuse_code(metadata["model_config"])
     weights = root.group("model_weights") if "model_weights" in root else root
     for key in ("keras_version", "backend"):
         if (text := root.text(key) or weights.text(key)) is not None:
@@ -110,6 +112,7 @@ def parse(data: memoryview) -> KerasFile:
 def _parse_archive(data: memoryview) -> KerasFile:
     archive = ZipArchive(data)
     config = bounded_json.loads(archive.read(_CONFIG), what=_CONFIG)
+    keras_config.refuse_code(config)
     metadata: dict[str, Any] = {"container": "keras-zip", "model_config": config}
     if _METADATA in archive.members:
         version = bounded_json.loads(archive.read(_METADATA), what=_METADATA).get("keras_version")

@@ -3,9 +3,9 @@
 import pytest
 
 from resnetjax.config import ResNetConfig
-from resnetjax.errors import ConfigError
+from resnetjax.errors import ConfigError, UnsafeWeights
 from resnetjax.presets import get
-from resnetjax.weights.keras_config import from_kerashub, observed
+from resnetjax.weights.keras_config import from_kerashub, observed, refuse_code
 
 
 def layer(kind: str, **config) -> dict:
@@ -127,3 +127,23 @@ def test_a_basic_vd_backbone_of_kerashub_projects_in_every_stage():
 def test_another_backbone_of_kerashub_is_refused_by_its_name():
     with pytest.raises(ConfigError, match="keras_hub>VGGBackbone"):
         from_kerashub({"registered_name": "keras_hub>VGGBackbone", "config": {}}, num_classes=0)
+
+
+def test_names_that_keras_writes_of_functions_and_of_other_packages_are_no_code():
+    activation = {"module": "builtins", "class_name": "function", "config": "relu"}
+    own = {"module": "my_layers", "class_name": "MyConv2D", "config": {"activation": activation}}
+    refuse_code(model(conv(3, 1, "same"), own | {"registered_name": "my>MyConv2D"}))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        layer("Lambda", name="preprocess"),
+        layer("TFSMLayer", filepath="model"),
+        {"module": "builtins", "class_name": "eval", "config": {}},
+        {"module": "os.path", "class_name": "exists", "config": {}},
+    ],
+)
+def test_a_layer_that_is_code_is_refused_at_any_depth(layer):
+    with pytest.raises(UnsafeWeights, match=layer["class_name"]):
+        refuse_code(model(model(conv(3, 1, "same"), {"config": {"wrapped": [layer]}})))
