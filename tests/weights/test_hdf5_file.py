@@ -156,105 +156,23 @@ def test_a_truncated_file_is_refused(kept):
         members(content[:kept])
 
 
-def external_link(file, canary):
-    file["x"] = h5py.ExternalLink(canary, "secret")
-
-
-def soft_link(file, canary):
-    file["y"] = SIX
-    file["x"] = h5py.SoftLink("/y")
-
-
-def external_storage(file, canary):
-    file.create_dataset("x", (8,), "u1", external=[(canary, 0, 8)])
-
-
-def virtual_dataset(file, canary):
-    layout = h5py.VirtualLayout((2, 3), "f4")
-    layout[:] = h5py.VirtualSource(canary, "secret", (2, 3))
-    file.create_virtual_dataset("x", layout)
-
-
-def virtual_dataset_of_the_file(file, canary):
-    file["y"] = SIX
-    layout = h5py.VirtualLayout((1000, 2, 3), "f4")
-    for i in range(1000):
-        layout[i] = h5py.VirtualSource(".", "y", (2, 3))
-    file.create_virtual_dataset("x", layout)
-
-
-def references(file, canary):
+def references(file):
     file["y"] = SIX
     file.create_dataset("x", data=[file["y"].ref], dtype=h5py.ref_dtype)
 
 
-def region_references(file, canary):
+def region_references(file):
     file["y"] = SIX
     file.create_dataset("x", data=[file["y"].regionref[:1]], dtype=h5py.regionref_dtype)
 
 
-def array_of_nothing(file, canary):
-    file.create_dataset("x", (2**36,), "f4")
-
-
-def chunks_of_nothing(file, canary):
-    file.create_dataset("x", (2**36,), "f4", chunks=(2**20,), compression="gzip")
-
-
-def array_of_one_chunk(file, canary):
-    file.create_dataset("x", (2**36,), "f4", chunks=(2**20,), compression="gzip")[0] = 1
-
-
-def gzip_bomb(file, canary):
-    file.create_dataset("x", data=np.zeros(2**24, "f4"), chunks=(2**20,), compression="gzip")
-
-
-MALICIOUS = {
-    external_link: UnsafeWeights,
-    soft_link: UnsafeWeights,
-    external_storage: UnsafeWeights,
-    virtual_dataset: UnsafeWeights,
-    virtual_dataset_of_the_file: UnsafeWeights,
-    references: UnsafeWeights,
-    region_references: UnsafeWeights,
-    array_of_nothing: UnsafeWeights,
-    chunks_of_nothing: UnsafeWeights,
-    array_of_one_chunk: UnsafeWeights,
-    gzip_bomb: UnsafeWeights,
-}
-
-
-@pytest.mark.parametrize("fill", MALICIOUS, ids=lambda fill: fill.__name__)
-def test_a_malicious_array_is_refused_within_a_second(fill, tmp_path):
-    canary, path = tmp_path / "canary.h5", tmp_path / "weights.h5"
-    with h5py.File(canary, "w") as file:
-        file["secret"] = SIX
-    with h5py.File(path, "w") as file:
-        fill(file, str(canary))
-    with h5py.File(path) as file:  # the control: h5py serves it
-        assert file["x"][-1:].size
-    started = time.process_time()
-    with pytest.raises(MALICIOUS[fill]):
-        hdf5_file.parse(memoryview(path.read_bytes()))["x"].read()
-    assert time.process_time() - started < 1
-
-
-def test_arrays_that_share_their_bytes_are_refused():
-    def fill(file):
-        file["real"] = np.arange(2**18, dtype=np.float32)
-        for i in range(70):
-            file.create_dataset(f"x{i}", (2**18,), "f4")  # not written: at no address
-        address.append(file["real"].id.get_offset())
-
-    address: list[int] = []
+@pytest.mark.parametrize("fill", [references, region_references])
+def test_references_are_no_numbers(fill):
     content = hdf5(fill)
-    nowhere = struct.pack("<BBQQ", 3, 1, 2**64 - 1, 2**20)
-    assert content.count(nowhere) == 70
-    content = content.replace(nowhere, struct.pack("<BBQQ", 3, 1, address[0], 2**20))
     with h5py.File(io.BytesIO(content)) as file:
-        assert sum(file[f"x{i}"][-1] == 2**18 - 1 for i in range(70)) == 70
-    with pytest.raises(UnsafeWeights, match="repeat"):
-        members(content)
+        assert file["x"][0]
+    with pytest.raises(UnsafeWeights):
+        hdf5_file.parse(memoryview(content))["x"].read()
 
 
 def test_a_circle_of_links_is_refused():

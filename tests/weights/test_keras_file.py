@@ -371,21 +371,6 @@ def link_layer(file):
     file["stem_conv"] = h5py.ExternalLink("elsewhere.h5", "/x")
 
 
-def link_variable(file):
-    del file["layers/conv2d/vars/1"]
-    file["layers/conv2d/vars/1"] = h5py.SoftLink("/layers/conv2d_1/vars/1")
-
-
-def circle(file):
-    file["layers/conv2d/more"] = file["layers"]
-
-
-def nest(file):
-    group = file
-    for _ in range(3000):
-        group = group.create_group("x")
-
-
 def lengthen(file):
     del file["stem_conv"].attrs["weight_names"]
     file["stem_conv"].attrs["weight_names"] = np.full(3000, b"stem_conv/kernel:0")
@@ -401,15 +386,8 @@ def name_at_length(file):
 LEGACY, NUMBERED = legacy_bytes(LAYERS), numbered_bytes(LAYERS)
 MALICIOUS = {
     "layer-in-another-file": (lambda: edited(LEGACY, link_layer), UnsafeWeights),
-    "variable-that-is-a-link": (lambda: edited(NUMBERED, link_variable), UnsafeWeights),
-    "model-within-itself": (lambda: edited(NUMBERED, circle), UnsafeWeights),
-    "groups-of-great-depth": (lambda: edited(NUMBERED, nest), CorruptFile),
     "names-without-end": (lambda: edited(LEGACY, lengthen), CorruptFile),
     "name-of-great-length": (lambda: edited(NUMBERED, name_at_length), CorruptFile),
-    "configuration-of-brackets": (
-        lambda: edited(LEGACY, lambda file: file.attrs.update(model_config='{"a":' + "[" * 60_000)),
-        CorruptFile,
-    ),
     "configuration-nested-deeply": (
         lambda: edited(
             LEGACY,
@@ -424,10 +402,6 @@ MALICIOUS = {
             LEGACY, lambda file: file.attrs.update(model_config='{"a":[' + "0," * 2**21)
         ),
         CorruptFile,
-    ),
-    "archive-bomb": (
-        lambda: archive_bytes(bytes(2**27), compression=zipfile.ZIP_DEFLATED),
-        UnsafeWeights,
     ),
     # Within what the archive may inflate to, and again within what its arrays may.
     "archive-bomb-of-bombs": (

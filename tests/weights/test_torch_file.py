@@ -167,39 +167,10 @@ def bomb(*, declared: int, actual: int) -> bytes:
     return bytes(content)
 
 
-def doubled(depth: int) -> bytes:
-    """Pairs of the pair before, twice: 2 ** depth leaves in 5 * depth bytes."""
-    return b")" + b"".join(b"q%ch%c\x86" % (i, i) for i in range(depth))
-
-
-EXPANDED = {"shape": (2**40,), "strides": (0,)}
 MALICIOUS = {
-    "os-system-in-zip": (zip_bytes(b"cos\nsystem\n" + text("touch CANARY") + b"\x85R"), "unsafe"),
-    "os-system-in-legacy": (
-        legacy_bytes(b"cos\nsystem\n" + text("touch CANARY") + b"\x85R"),
-        "unsafe",
-    ),
-    "os-system-in-tar-CVE-2025-32434": (
-        tar_bytes(b"cos\nsystem\n" + text("touch CANARY") + b"\x85R"),
-        "unsafe",
-    ),
-    "os-system-in-the-legacy-key-list": (
-        legacy_bytes(tensor(view=N)).replace(
-            b"\x80\x02](" + text("0") + b"e.", b"\x80\x02cos\nsystem\n."
-        ),
-        "unsafe",
-    ),
-    "os-system-in-tar-storages": (
-        tar_bytes(integer(2) + b"Q", views=b"cos\nsystem\n" + text("x") + b"\x85R"),
-        "unsafe",
-    ),
     "module-in-a-persistent-id": (
         zip_bytes(sequence(text("module"), N, N, N, N) + b"Q"),
         "unsafe",
-    ),
-    "storage-larger-than-its-record-CVE-2026-24747": (
-        zip_bytes(tensor(size=600, shape=(600,), strides=(1,))),
-        "corrupt",
     ),
     "storage-smaller-than-its-record": (
         zip_bytes(tensor(size=3, shape=(3,), strides=(1,))),
@@ -216,7 +187,6 @@ MALICIOUS = {
         zip_bytes(tensor().replace(integer(6), text("6"), 1)),
         "corrupt",
     ),
-    "storage-key-leaves-the-archive": (zip_bytes(tensor(key="../../../etc/passwd")), "corrupt"),
     "legacy-record-of-negative-size": (
         legacy_bytes(tensor(view=N), {"0": (-6, SIX)}),
         "corrupt",
@@ -236,10 +206,7 @@ MALICIOUS = {
         legacy_bytes(tensor(view=sequence(text("v"), integer(-4), integer(6)))),
         "corrupt",
     ),
-    "offset-out-of-bounds": (zip_bytes(tensor(offset=1)), "corrupt"),
-    "offset-negative": (zip_bytes(tensor(offset=-1)), "corrupt"),
     "offset-that-overflows": (zip_bytes(tensor(offset=2**62)), "corrupt"),
-    "strides-out-of-bounds": (zip_bytes(tensor(strides=(4, 1))), "corrupt"),
     "strides-negative": (zip_bytes(tensor(strides=(-3, 1), offset=3)), "corrupt"),
     "strides-that-overflow": (zip_bytes(tensor(strides=(2**62, 2**62))), "corrupt"),
     "strides-of-another-length": (zip_bytes(tensor(strides=(1,))), "corrupt"),
@@ -253,7 +220,6 @@ MALICIOUS = {
         "corrupt",
     ),
     "shape-of-many-dimensions": (zip_bytes(tensor(shape=(1,) * 65, strides=(1,) * 65)), "corrupt"),
-    "terabytes-by-stride-zero": (zip_bytes(tensor(**EXPANDED)), "unsafe"),
     "tensor-of-a-tensor": (
         zip_bytes(tensor().replace(storage(), tensor())),
         "corrupt",
@@ -265,8 +231,6 @@ MALICIOUS = {
     "tar-with-other-files": (tar_of([("../../canary", b"x")]), "unsupported"),
     "tar-member-twice": (tar_of([("pickle", b"x"), ("pickle", b"x")]), "unsafe"),
     "tar-member-missing": (tar_of([("pickle", b"x")]), "corrupt"),
-    "zip-name-with-dots": (zip_bytes(tensor(), extra=[("archive/../../canary", "x")]), "unsafe"),
-    "zip-name-absolute": (zip_bytes(tensor(), extra=[("/tmp/canary", "x")]), "unsafe"),
     "zip-name-with-backslash": (
         zip_bytes(tensor(), extra=[("archive\\..\\canary", "x")]),
         "unsafe",
@@ -276,8 +240,6 @@ MALICIOUS = {
     "zip-with-two-pickles": (zip_bytes(tensor(), extra=[("other/data.pkl", "x")]), "unsupported"),
     "zip-overlap-of-two-members": (quoted_overlap(), "unsafe"),
     "zip-one-member-twice": (zip_with(overlap), "unsafe-or-corrupt"),
-    "zip-bomb-declared": (bomb(declared=2**31, actual=2**20), "unsafe"),
-    "zip-bomb-undeclared": (bomb(declared=24, actual=2**26), "corrupt"),
     "zip-bomb-that-falls-short": (bomb(declared=2**21, actual=2**20), "corrupt"),
     "zip-encrypted": (
         zip_with(lambda c: c.__setitem__(directory(c, 0) + 8, 1)),
@@ -290,9 +252,6 @@ MALICIOUS = {
     "zip-with-bytes-behind": (zip_bytes(tensor()) + b"PK", "corrupt"),
     "zip-with-bytes-in-front": (b"PK\3\4" + zip_bytes(tensor()), "corrupt"),
     "zip-torchscript": (zip_bytes(tensor(), extra=[("archive/constants.pkl", "x")]), "unsupported"),
-    "list-that-holds-itself": (zip_bytes(b"]q\x00h\x00a"), "unsafe"),
-    "pair-doubled-often": (zip_bytes(doubled(60)), "unsafe"),
-    "tuple-of-great-depth": (zip_bytes(b")" + b"\x85" * 200_000), "unsafe"),
     "deep-shape": (
         zip_bytes(tensor().replace(sequence(integer(2), integer(3)), b")" + b"\x85" * 100_000)),
         "corrupt",
@@ -316,16 +275,9 @@ def test_a_malicious_file_is_refused_within_a_second(read, name, tmp_path, monke
     content, error = MALICIOUS[name]
     started = time.process_time()
     with pytest.raises(ERRORS[error]):
-        read(content.replace(b"touch CANARY", b"touch canary"))
+        read(content)
     assert time.process_time() - started < 1
     assert [path.name for path in tmp_path.iterdir()] == ["weights.any"]
-
-
-def test_a_zip_name_twice_is_refused(read):
-    with pytest.warns(UserWarning, match="Duplicate name"):
-        content = zip_bytes(tensor(), extra=[("archive/data/0", bytes(24))])
-    with pytest.raises(UnsafeWeights, match="twice"):
-        read(content)
 
 
 def test_a_link_in_a_tar_file_is_refused(read):
