@@ -1,14 +1,13 @@
-import contextlib
 import hashlib
 import json
-import time
 
 import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from resnetjax.errors import CorruptFile, ResNetJAXError, UnsafeWeights, UnsupportedFile
+from resnetjax.errors import CorruptFile, UnsafeWeights, UnsupportedFile
 from resnetjax.weights import files
+from tests.weights.bounds import within
 from tests.weights.safetensors_bytes import entry, header, safetensors
 from tests.weights.torch_bytes import (
     integer,
@@ -211,10 +210,8 @@ MALICIOUS = {
 @pytest.mark.parametrize("name", MALICIOUS)
 def test_a_malicious_file_is_refused_within_a_second(read, name):
     content, error = MALICIOUS[name]
-    started = time.process_time()
-    with pytest.raises(error):
+    with within(seconds=1), pytest.raises(error):
         read(content)
-    assert time.process_time() - started < 1
 
 
 @pytest.fixture
@@ -266,22 +263,6 @@ def test_a_broken_shard_is_named(shards, tmp_path):
         shards(a="1.safetensors", b="2.safetensors", c="2.safetensors")
 
 
-def test_mutated_safetensors_raise_only_named_errors(read):
-    original = np.frombuffer(save({"a": SIX, "b": SIX.astype(np.int8)}, {"k": "v"}), np.uint8)
-    rng = np.random.default_rng(0)
-    slowest = 0.0
-    for _ in range(300):
-        content = original.copy()
-        places = rng.integers(0, len(content), size=rng.integers(1, 6))
-        content[places] = rng.integers(0, 256, size=len(places))
-        cut = len(content) if rng.random() < 0.7 else rng.integers(0, len(content))
-        started = time.process_time()
-        with contextlib.suppress(ResNetJAXError):
-            read(content[:cut].tobytes())
-        slowest = max(slowest, time.process_time() - started)
-    assert slowest < 1
-
-
 @pytest.mark.parametrize(
     ("name", "arrays", "accuracy"),
     [("resnet20-12fca82f.th", 97, 91.78), ("resnet32-d509ac18.th", 157, 92.78)],
@@ -311,7 +292,5 @@ def test_a_name_of_endless_prefixes_is_refused(tmp_path):
     header = json.dumps({name: {"dtype": "F32", "shape": [], "data_offsets": [0, 4]}}).encode()
     path = tmp_path / "model.safetensors"
     path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
-    started = time.process_time()
-    with pytest.raises(CorruptFile, match="name has 280,001 characters"):
+    with within(seconds=1), pytest.raises(CorruptFile, match="name has 280,001 characters"):
         files.read(path)
-    assert time.process_time() - started < 1

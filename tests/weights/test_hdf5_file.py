@@ -1,6 +1,5 @@
 import io
 import struct
-import time
 import zlib
 
 import h5py
@@ -9,6 +8,7 @@ import pytest
 
 from resnetjax.errors import CorruptFile, UnsafeWeights, UnsupportedFile
 from resnetjax.weights import hdf5_file
+from tests.weights.bounds import within
 
 SIX = np.arange(6, dtype=np.float32).reshape(2, 3)
 NOISE = np.random.default_rng(0).normal(size=(37, 53)).astype(np.float32)
@@ -209,10 +209,8 @@ def test_a_huge_attribute_is_refused():
     content = hdf5(lambda file: file.attrs.update(x="x" * 40_000_000), libver="latest")
     with h5py.File(io.BytesIO(content)) as file:
         assert len(file.attrs["x"]) == 40_000_000
-    started = time.process_time()
-    with pytest.raises(UnsafeWeights):
+    with within(seconds=1), pytest.raises(UnsafeWeights):
         hdf5_file.parse(memoryview(content)).text("x")
-    assert time.process_time() - started < 1
 
 
 @pytest.mark.parametrize("rows", [65, 2**16 - 1])
@@ -231,7 +229,5 @@ def test_a_heap_of_more_than_64_rows_is_refused_within_a_second(kept, rows):
     place = content.index(b"FRHP") + 140  # specification, III.G: the rows of the root block
     assert struct.unpack_from("<H", content, place)[0] <= 1
     content[place : place + 2] = struct.pack("<H", rows)
-    started = time.process_time()
-    with pytest.raises(UnsafeWeights, match=f"heap of {rows} rows"):
+    with within(seconds=1), pytest.raises(UnsafeWeights, match=f"heap of {rows} rows"):
         hdf5_file.parse(memoryview(content)).text("x0")
-    assert time.process_time() - started < 1

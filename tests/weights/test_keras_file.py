@@ -1,9 +1,7 @@
 """Files in the layouts that Keras 1.2, 2.4, 2.13, 2.15 and 3.15 write, compared with h5py."""
 
-import contextlib
 import io
 import json
-import time
 import zipfile
 
 import h5py
@@ -12,6 +10,7 @@ import pytest
 
 from resnetjax.errors import CorruptFile, ResNetJAXError, UnsafeWeights, UnsupportedFile
 from resnetjax.weights import keras_file
+from tests.weights.bounds import within
 
 RNG = np.random.default_rng(0)
 NORM = ("gamma", "beta", "moving_mean", "moving_variance")
@@ -437,10 +436,8 @@ def test_a_malicious_file_is_refused_within_a_second(name):
     if content[:4] == b"\x89HDF":  # the control: h5py sees nothing wrong
         with h5py.File(io.BytesIO(content)) as file:
             assert len(file) + len(file.attrs)
-    started = time.process_time()
-    with pytest.raises(error):
+    with within(seconds=1), pytest.raises(error):
         parse(content)
-    assert time.process_time() - started < 1
 
 
 def drop(*path, attribute=None):
@@ -497,34 +494,6 @@ def test_an_archive_repacked_in_another_order_is_found():
         archive.writestr("model.weights.h5", NUMBERED)
         archive.writestr("config.json", json.dumps(CONFIG))
     assert_same(parse(buffer.getvalue()).arrays, flat(LAYERS))
-
-
-@pytest.mark.parametrize(
-    "content",
-    [legacy_bytes(LAYERS, full=True), archive_bytes(numbered_bytes(LAYERS))],
-    ids=["h5", "keras"],
-)
-def test_a_mutated_file_is_read_or_refused_by_a_named_error(content):
-    rng = np.random.default_rng(len(content))
-    original = np.frombuffer(content, np.uint8)
-    # Where something is: most of a small HDF5 file is free space.
-    places = np.flatnonzero(original)
-    slowest = 0.0
-    for i in range(500):
-        mutated = original.copy()
-        if i % 3 == 0:
-            chosen = rng.choice(places, size=rng.integers(1, 8))
-            mutated[chosen] ^= 1 << rng.integers(0, 8, size=len(chosen), dtype=np.uint8)
-        elif i % 3 == 1:
-            start = rng.choice(places)
-            mutated[start : start + rng.integers(1, 16)] = rng.choice([0, 1, 127, 255])
-        else:
-            mutated = mutated[: rng.integers(0, len(mutated))]
-        started = time.process_time()
-        with contextlib.suppress(ResNetJAXError):
-            keras_file.parse(memoryview(mutated.tobytes()))
-        slowest = max(slowest, time.process_time() - started)
-    assert slowest < 1
 
 
 def test_a_real_file_of_keras_2_is_read(shared_weights):

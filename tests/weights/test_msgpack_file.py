@@ -1,7 +1,4 @@
-import contextlib
 import struct
-import time
-import tracemalloc
 
 import jax.numpy as jnp
 import ml_dtypes
@@ -11,8 +8,9 @@ import pytest
 from flax import serialization
 from safetensors.numpy import save
 
-from resnetjax.errors import CorruptFile, ResNetJAXError, UnsafeWeights, UnsupportedFile
+from resnetjax.errors import CorruptFile, UnsafeWeights, UnsupportedFile
 from resnetjax.weights import msgpack_file
+from tests.weights.bounds import within
 
 SIX = np.arange(6, dtype=np.float32).reshape(2, 3)
 
@@ -213,32 +211,10 @@ MALICIOUS = {
 @pytest.mark.parametrize("name", MALICIOUS)
 def test_a_malicious_file_is_refused_within_a_second(name):
     content, error, words = MALICIOUS[name]
-    started = time.process_time()
-    tracemalloc.start()
-    with pytest.raises(error, match=words):
+    with within(memory=3 * len(content) + 20 * 2**20), pytest.raises(error, match=words):
         parse(content)
-    assert tracemalloc.get_traced_memory()[1] < 3 * len(content) + 20 * 2**20
-    tracemalloc.stop()
-    assert time.process_time() - started < 1
 
 
 def test_flax_would_take_the_last_of_equal_keys():
     content, _, _ = MALICIOUS["key-twice"]
     assert serialization.msgpack_restore(content) == {"a": 2}
-
-
-def test_a_mutated_file_is_read_or_refused_by_a_named_error(monkeypatch):
-    monkeypatch.setattr(serialization, "MAX_CHUNK_SIZE", 20)
-    content = serialization.to_bytes(TREE | {"step": 3, "name": "resnet", "rate": np.float32(0.1)})
-    rng = np.random.default_rng(0)
-    slowest = 0.0
-    for _ in range(600):
-        mutated = np.frombuffer(content, np.uint8).copy()
-        places = rng.integers(0, len(mutated), size=rng.integers(1, 8))
-        mutated[places] = rng.integers(0, 256, size=len(places))
-        cut = len(mutated) if rng.random() < 0.7 else rng.integers(0, len(mutated))
-        started = time.process_time()
-        with contextlib.suppress(ResNetJAXError):
-            parse(mutated[:cut].tobytes())
-        slowest = max(slowest, time.process_time() - started)
-    assert slowest < 1

@@ -1,14 +1,11 @@
-import contextlib
-import time
-import tracemalloc
-
 import ml_dtypes
 import numpy as np
 import pytest
 
-from resnetjax.errors import CorruptFile, ResNetJAXError, UnsafeWeights, UnsupportedFile
+from resnetjax.errors import CorruptFile, UnsafeWeights, UnsupportedFile
 from resnetjax.weights import npz_file
 from resnetjax.weights.mapped import map_file
+from tests.weights.bounds import within
 from tests.weights.npz_bytes import SIX, archive, npy, npz, one
 
 
@@ -130,41 +127,6 @@ MALICIOUS = {
 def test_a_malicious_file_is_refused_within_a_second(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     content, error, words = MALICIOUS[name]
-    started = time.process_time()
-    tracemalloc.start()
-    with pytest.raises(error, match=words):
+    with within(memory=3 * len(content) + 2**20), pytest.raises(error, match=words):
         parse(content)
-    assert tracemalloc.get_traced_memory()[1] < 3 * len(content) + 2**20
-    tracemalloc.stop()
-    assert time.process_time() - started < 1
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_a_mutated_file_is_read_or_refused_by_a_named_error(save):
-    content = npz(save=save, w=SIX, b=np.asfortranarray(SIX), step=3, name="resnet")
-    rng = np.random.default_rng(0)
-    slowest = 0.0
-    for number in range(500):
-        mutated = np.frombuffer(content, np.uint8).copy()
-        # Half of them in the first member, behind its local header.
-        last = len(mutated) if number % 2 else min(200, len(mutated))
-        places = rng.integers(0, last, size=rng.integers(1, 8))
-        mutated[places] = rng.integers(0, 256, size=len(places))
-        cut = len(mutated) if rng.random() < 0.7 else rng.integers(0, len(mutated))
-        started = time.process_time()
-        with contextlib.suppress(ResNetJAXError):
-            parse(mutated[:cut].tobytes())
-        slowest = max(slowest, time.process_time() - started)
-    assert slowest < 1
-
-
-def test_a_mutated_header_is_read_or_refused_by_a_named_error():
-    content = np.frombuffer(npy(), np.uint8)
-    rng = np.random.default_rng(0)
-    for _ in range(500):
-        mutated = content.copy()
-        places = rng.integers(0, len(content), size=rng.integers(1, 4))
-        mutated[places] = rng.choice(np.frombuffer(b"0123456789(),'<>|=LOUVfiu {}", np.uint8))
-        with contextlib.suppress(ResNetJAXError):
-            parse(one(mutated.tobytes()))

@@ -2,7 +2,6 @@ import base64
 import contextlib
 import hashlib
 import struct
-import time
 import zlib
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from resnetjax.errors import CorruptFile, ResNetJAXError, UnsupportedFile
 from resnetjax.weights import tf_bundle, tf_table
 from resnetjax.weights.crc32c import crc32c
 from resnetjax.weights.mapped import map_file
+from tests.weights.bounds import within
 from tests.weights.bundle_bytes import (
     BYTES,
     DTYPES,
@@ -28,6 +28,7 @@ from tests.weights.bundle_bytes import (
     table,
     varint,
 )
+from tests.weights.mutations import changed
 
 # Written by TensorFlow 2.15: tf.train.Checkpoint(model=..., step=7, note=b"hello", half=...) of a
 # Keras model with a convolution, a norm and a legacy SGD with momentum.
@@ -304,10 +305,11 @@ UNSUPPORTED = {
 def test_a_malformed_bundle_is_refused_within_a_second(name):
     content, words = (MALFORMED | UNSUPPORTED)[name]
     shard = b"\0" * 24 if name == "text-damaged" else BYTES
-    started = time.process_time()
-    with pytest.raises(CorruptFile if name in MALFORMED else UnsupportedFile, match=words):
+    with (
+        within(seconds=1),
+        pytest.raises(CorruptFile if name in MALFORMED else UnsupportedFile, match=words),
+    ):
         parse(content, shard)
-    assert time.process_time() - started < 1
 
 
 @pytest.mark.parametrize(
@@ -333,9 +335,8 @@ def test_a_graph_that_is_too_large_is_refused():
 
 def test_a_graph_of_many_empty_nodes_takes_seconds_at_most():
     content = objects(field(1, b"") * 2**19, "a")
-    started = time.process_time()
-    assert list(parse(*content).arrays) == ["a"]
-    assert time.process_time() - started < 3
+    with within(seconds=3):
+        assert list(parse(*content).arrays) == ["a"]
 
 
 def test_every_single_bit_that_flips_is_found_or_harmless():
@@ -359,47 +360,12 @@ def test_every_single_bit_that_flips_is_found_or_harmless():
     assert found > 500  # what is not: optimisers' padding and the unused part of the footer
 
 
-def mutated(content: bytes, rng: np.random.Generator) -> bytes:
-    changed = np.frombuffer(content, np.uint8).copy()
-    places = rng.integers(0, len(changed), size=rng.integers(1, 8))
-    changed[places] = rng.integers(0, 256, size=len(places))
-    return changed[
-        : len(changed) if rng.random() < 0.7 else rng.integers(0, len(changed))
-    ].tobytes()
-
-
-def summed_again(content: bytes, rng: np.random.Generator) -> bytes:
-    """A table whose one block is mutated under a right checksum."""
-    size = len(content) - 5
-    body = mutated(content[: size - 8], rng) + content[size - 8 : size] + b"\0"
-    return table(body + masked(body))
-
-
-def test_a_mutated_bundle_is_read_or_refused_by_a_named_error():
-    whole = index({"a": entry(), "b": entry(offset=24), "c": entry(offset=48)})
-    inner = whole[: whole.index(b"\0\0\0\0\1\0\0\0") + 13]
-    data = BYTES * 3
-    rng = np.random.default_rng(0)
-    slowest, refused = 0.0, 0
-    for number in range(600):
-        changed = [mutated(whole, rng), summed_again(inner, rng), whole][number % 3]
-        shard = mutated(data, rng) if number % 3 == 2 else data
-        started = time.process_time()
-        try:
-            parse(changed, shard)
-        except ResNetJAXError:
-            refused += 1
-        slowest = max(slowest, time.process_time() - started)
-    assert slowest < 1
-    assert refused > 500
-
-
 def test_a_mutated_graph_is_read_or_refused_by_a_named_error():
     names = {"a": "conv/kernel", "b": "conv/bias"}
     rng = np.random.default_rng(1)
     for _ in range(200):
         with contextlib.suppress(ResNetJAXError):
-            parse(*objects(mutated(graph(**names), rng), "a", "b"))
+            parse(*objects(changed(graph(**names), rng), "a", "b"))
 
 
 @pytest.fixture

@@ -1,17 +1,13 @@
-import contextlib
 import io
-import os
 import struct
-import time
 import zipfile
-import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from resnetjax.errors import CorruptFile, ResNetJAXError, UnsafeWeights, UnsupportedFile
+from resnetjax.errors import CorruptFile, UnsafeWeights, UnsupportedFile
 from resnetjax.weights import torch_file
+from tests.weights.bounds import within
 from tests.weights.torch_bytes import (
     SIX,
     integer,
@@ -107,14 +103,9 @@ def test_arrays_of_a_zip_file_are_views_of_the_mapped_file(tmp_path):
     path = tmp_path / "large.pth"
     pickled = tensor(size=size, shape=(size,), strides=(1,))
     path.write_bytes(zip_bytes(pickled, {"0": bytes(4 * size)}))
-    before = _resident_bytes()
-    array = torch_file.read(path)
+    with within(memory=8 * 2**20):
+        array = torch_file.read(path)
     assert not array.flags.writeable
-    assert _resident_bytes() - before < 8 * 2**20
-
-
-def _resident_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
 
 
 @pytest.mark.parametrize("depth", [20, 60])
@@ -273,10 +264,8 @@ ERRORS = {
 def test_a_malicious_file_is_refused_within_a_second(read, name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     content, error = MALICIOUS[name]
-    started = time.process_time()
-    with pytest.raises(ERRORS[error]):
+    with within(seconds=1), pytest.raises(ERRORS[error]):
         read(content)
-    assert time.process_time() - started < 1
     assert [path.name for path in tmp_path.iterdir()] == ["weights.any"]
 
 
@@ -293,30 +282,6 @@ def test_a_big_endian_file_is_refused(read):
     content = zip_bytes(tensor()).replace(b"little", b"big\0\0\0")
     with pytest.raises(UnsupportedFile, match="big-endian"):
         read(content)
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        zip_bytes(mapping(w=tensor())),
-        legacy_bytes(mapping(w=tensor(view=N))),
-        tar_bytes(mapping(w=integer(2) + b"Q")),
-    ],
-    ids=["zip", "legacy", "tar"],
-)
-def test_a_mutated_file_is_read_or_refused_by_a_named_error(read, content):
-    rng = np.random.default_rng(zlib.crc32(content))
-    slowest = 0.0
-    for _ in range(300):
-        mutated = np.frombuffer(content, np.uint8).copy()
-        places = rng.integers(0, len(mutated), size=rng.integers(1, 8))
-        mutated[places] = rng.integers(0, 256, size=len(places))
-        cut = len(mutated) if rng.random() < 0.7 else rng.integers(0, len(mutated))
-        started = time.process_time()
-        with contextlib.suppress(ResNetJAXError):
-            read(mutated[:cut].tobytes())
-        slowest = max(slowest, time.process_time() - started)
-    assert slowest < 1
 
 
 @pytest.mark.parametrize("name", ["resnet20-12fca82f.th", "resnet32-d509ac18.th"])

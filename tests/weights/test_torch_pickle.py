@@ -1,15 +1,14 @@
 import argparse
 import collections
-import contextlib
 import pickle
 import struct
-import time
 
 import numpy as np
 import pytest
 
-from resnetjax.errors import CorruptFile, ResNetJAXError, UnsafeWeights, UnsupportedFile
+from resnetjax.errors import CorruptFile, UnsafeWeights, UnsupportedFile
 from resnetjax.weights import torch_pickle
+from tests.weights.bounds import within
 
 PLAIN = {
     "epoch": 3,
@@ -140,10 +139,8 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_malicious_or_broken_pickle_is_refused_within_a_second(name):
     opcodes, error = REFUSED[name]
-    started = time.process_time()
-    with pytest.raises(error):
+    with within(seconds=1), pytest.raises(error):
         torch_pickle.load(b"\x80\x04" + opcodes + b".")
-    assert time.process_time() - started < 1
 
 
 def test_a_truncated_pickle_is_corrupt():
@@ -171,15 +168,3 @@ def test_a_whole_pickled_model_is_told_to_save_its_state_dict():
 def test_a_kind_of_tensor_that_is_not_read_is_named(name, kind):
     with pytest.raises(UnsupportedFile, match=kind):
         torch_pickle.load(f"\x80\x02c{name}\n.".encode("latin-1"))
-
-
-def test_mutated_pickles_raise_only_named_errors():
-    rng = np.random.default_rng(0)
-    saved = {"a": argparse.Namespace(x=[1, (2.5, "b")]), "c": np.float64(1), "d": {3: b"\xff"}}
-    original = np.frombuffer(pickle.dumps(saved, protocol=2), np.uint8)
-    for _ in range(1000):
-        content = original.copy()
-        places = rng.integers(2, len(content), size=rng.integers(1, 4))
-        content[places] = rng.integers(0, 256, size=len(places))
-        with contextlib.suppress(ResNetJAXError):
-            torch_pickle.load(content.tobytes())
