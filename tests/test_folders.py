@@ -145,7 +145,7 @@ def test_labels_that_are_imagenets_get_their_wordnet_ids(describe):
     assert describe({**TRANSFORMERS, "id2label": names}).labels == imagenet
 
 
-def test_the_preprocessor_beside_a_transformers_config_is_read(describe):
+def test_f06_the_preprocessor_beside_a_transformers_config_is_read(describe):
     found = describe(TRANSFORMERS, preprocessor_config=CONVNEXT)
     assert found.preprocess == Preprocess(interpolation="bicubic", crop_rounding="floor")
 

@@ -53,13 +53,13 @@ def all_convs(planned: Plan) -> dict[str, Conv]:
 # F5: where the stride is.
 
 
-def test_v1_5_strides_on_the_3x3_of_a_stages_first_block():
+def test_f05_v1_5_strides_on_the_3x3_of_a_stages_first_block():
     planned = plan(net())
     assert per_block(planned, 1, "stride") == [[1, 1], [2, 1], [2, 1], [2, 1]]
     assert per_block(planned, 0, "stride") == per_block(planned, 2, "stride") == [[1, 1]] * 4
 
 
-def test_v1_strides_on_the_reduce_convolution():
+def test_f05_v1_strides_on_the_reduce_convolution():
     planned = plan(net(stride_on="reduce"))
     assert per_block(planned, 0, "stride") == [[1, 1], [2, 1], [2, 1], [2, 1]]
     assert per_block(planned, 1, "stride") == [[1, 1]] * 4
@@ -71,25 +71,25 @@ def test_basic_blocks_stride_on_their_first_convolution():
     assert per_block(planned, 1, "stride") == [[1, 1]] * 4
 
 
-def test_kerascv_v2_basic_blocks_stride_on_the_second_convolution_of_the_last_block():
+def test_f05_kerascv_v2_basic_blocks_stride_in_the_last_blocks_second_convolution():
     planned = plan(ARCHITECTURES["kerascv_resnet18v2"])
     assert per_block(planned, 0, "stride") == [[1, 1]] * 4
     assert per_block(planned, 1, "stride") == [[1, 1], [1, 2], [1, 2], [1, 2]]
 
 
-def test_slim_and_keras_v2_stride_in_the_last_block_of_stages_one_to_three():
+def test_f05_slim_and_keras_v2_stride_in_the_last_block_of_stages_one_to_three():
     for name in ("keras_resnet50v2", "slim_resnet_v1_50", "slim_resnet_v2_50"):
         planned = plan(ARCHITECTURES[name])
         strides = per_block(planned, 1, "stride")
         assert strides == [[1, 1, 2], [1, 1, 1, 2], [1, 1, 1, 1, 1, 2], [1, 1, 1]], name
 
 
-def test_kerascv_v2_strides_in_the_last_block_of_other_stages_than_keras():
+def test_f05_kerascv_v2_strides_in_the_last_block_of_other_stages_than_keras():
     strides = per_block(plan(ARCHITECTURES["kerascv_resnet50v2"]), 1, "stride")
     assert strides == [[1, 1, 1], [1, 1, 1, 2], [1, 1, 1, 1, 1, 2], [1, 1, 2]]
 
 
-def test_a_stride_in_the_last_block_subsamples_an_unprojected_shortcut():
+def test_f05_a_stride_in_the_last_block_subsamples_an_unprojected_shortcut():
     stage = plan(ARCHITECTURES["slim_resnet_v1_50"]).stages[0]
     first, *_, last = (block.shortcut for block in stage.blocks)
     assert first.pool is None
@@ -127,7 +127,7 @@ def test_both_branches_of_every_block_shrink_alike(name):
         ),
     ],
 )
-def test_timm_dilates_a_stages_first_convolution_by_the_previous_rate(
+def test_f13_timm_dilates_a_stages_first_convolution_by_the_previous_rate(
     output_stride, strides, first, second
 ):
     planned = plan(net(block="basic", output_stride=output_stride))
@@ -143,12 +143,12 @@ def test_a_dilated_bottleneck_dilates_its_3x3_only():
         assert per_block(planned, conv, "dilation") == [[1, 1]] * 4
 
 
-def test_torchvisions_replace_stride_with_dilation_is_the_same_as_output_stride():
+def test_f13_replace_stride_with_dilation_is_the_same_as_output_stride():
     given = plan(net(strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4)))
     assert given == plan(net(output_stride=8))
 
 
-def test_kerascv_leaves_a_dilated_stages_first_block_undilated():
+def test_f13_kerascv_leaves_a_dilated_stages_first_block_undilated():
     fields = {"order": "pre", "shortcut_norm": False, "stride_block": "last"}
     fields |= {"dilation_rule": "undilated", "strides": (1, 2, 1, 1), "dilations": (1, 1, 2, 4)}
     assert per_block(plan(net(**fields)), 1, "dilation") == [[1, 1], [1, 1], [1, 2], [1, 4]]
@@ -162,7 +162,7 @@ def test_kerascv_leaves_a_dilated_stages_first_block_undilated():
         (8, [[1, 2], [1, 1], [1, 1], [1, 1]], [[1, 1], [1, 1], [2, 2], [4, 4]]),
     ],
 )
-def test_slims_last_unit_strides_before_the_rate_grows(output_stride, strides, dilations):
+def test_f13_slims_last_unit_strides_before_the_rate_grows(output_stride, strides, dilations):
     config = ARCHITECTURES["slim_resnet_v1_50"].replace(
         depths=(2, 2, 2, 2), output_stride=output_stride
     )
@@ -191,13 +191,13 @@ def test_output_stride_leaves_the_arrays_alone():
 # F1, F2: padding.
 
 
-def test_torch_padding_is_half_the_dilated_kernel():
+def test_f01_torch_padding_is_half_the_dilated_kernel():
     assert plan(net()).stem.convs[0].padding == 3
     dilated = plan(net(output_stride=8)).stages[3].blocks[1]
     assert [conv.padding for conv in dilated.convs] == [0, 4, 0]
 
 
-def test_same_padding_reaches_every_convolution_but_not_the_pool():
+def test_f01_same_padding_reaches_every_convolution_but_not_the_pool():
     planned = plan(net(padding="same", stem="deep"))
     assert {conv.padding for conv in all_convs(planned).values()} == {"same"}
     assert planned.stem.pools == (Pool("max", 3, 2, 1),)
@@ -215,7 +215,7 @@ def test_same_padding_reaches_every_convolution_but_not_the_pool():
         ("slim_resnet_v2_50", "same", "-inf"),
     ],
 )
-def test_the_stems_pool_pads_as_its_framework_does(name, padding, value):
+def test_f02_the_stems_pool_pads_as_its_framework_does(name, padding, value):
     assert plan(ARCHITECTURES[name]).stem.pools == (Pool("max", 3, 2, padding, value),)
 
 
@@ -234,7 +234,7 @@ def test_the_stems_pool_pads_as_its_framework_does(name, padding, value):
         ("mlperf_tiny_resnet8", 1e-3, 0.99),
     ],
 )
-def test_every_norm_of_a_net_has_the_epsilon_and_decay_of_its_framework(name, eps, decay):
+def test_f03_every_norm_has_the_epsilon_and_decay_of_its_framework(name, eps, decay):
     planned = plan(ARCHITECTURES[name])
     norms = [conv.norm for conv in all_convs(planned).values() if conv.norm]
     norms += [planned.norm] if planned.norm else []
@@ -257,7 +257,7 @@ def test_every_norm_of_a_net_has_the_epsilon_and_decay_of_its_framework(name, ep
         ("mlperf_tiny_resnet8", {"stem", "conv1", "conv2", "shortcut"}),
     ],
 )
-def test_biases_are_at_the_sites_of_the_framework(name, biased):
+def test_f04_biases_are_at_the_sites_of_the_framework(name, biased):
     sites = {}
     for path, conv in all_convs(plan(ARCHITECTURES[name])).items():
         site = next((site for site in ("stem", "shortcut") if site in path), conv.name)

@@ -346,14 +346,14 @@ def test_plain_names_are_v1_5_and_the_papers_net_says_v1():
     assert get("resnet50_v1") == get("resnet50").replace(stride_on="reduce")
 
 
-def test_keras_and_kerascv_v2_have_equal_arrays_and_are_different_functions():
+def test_f05_keras_and_kerascv_v2_have_equal_arrays_and_are_different_functions():
     ours, theirs = get("keras_resnet50v2"), get("kerascv_resnet50v2")
     assert leaves(plan(ours)) == leaves(plan(theirs))
     assert ours != theirs
     assert plan(ours).stages[0].stride != plan(theirs).stages[0].stride
 
 
-def test_slim_v1_has_a_thousand_classes_and_v2_one_more_for_the_background():
+def test_f07_slim_v1_has_a_thousand_classes_and_v2_one_more_for_the_background():
     assert {get(name).num_classes for name in names("slim_resnet_v1_*")} == {1000}
     assert {get(name).num_classes for name in names("slim_resnet_v2_*")} == {1001}
 

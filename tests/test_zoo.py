@@ -582,7 +582,7 @@ def test_a_keras_file_comes_back_bit_for_bit(tmp_path, name, dialect):
 
 
 @pytest.mark.parametrize("name", ["net", "net.safetensors", "net.v2"])
-def test_f6_a_net_for_blue_first_gives_the_same_logits_once_it_is_ours(tmp_path, name):
+def test_f06_a_net_for_blue_first_gives_the_same_logits_once_it_is_ours(tmp_path, name):
     before = pretrained(
         plainest("keras"), labels=LABELS, preprocess=dialects.get("keras").preprocess
     )
@@ -612,7 +612,7 @@ def test_a_grey_net_goes_to_a_dialect_of_blue_first(tmp_path):
     assert_bit_equal(flatten(after.variables), flatten(before.variables))
 
 
-def test_f9_a_projection_is_written_where_keras_lists_it(tmp_path):
+def test_f09_a_projection_is_written_where_keras_lists_it(tmp_path):
     before = pretrained(plainest("keras"), preprocess=dialects.get("keras").preprocess)
     zoo.save(before, tmp_path / "net.h5", dialect="keras")
     with h5py.File(tmp_path / "net.h5") as file:

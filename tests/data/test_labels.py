@@ -44,7 +44,7 @@ def test_imagenet_samples_are_named_by_an_id_and_one_of_its_lemmas(shared_data):
     assert not unknown
 
 
-def test_background_shifts_every_class_by_one():
+def test_f07_background_shifts_every_class_by_one():
     imagenet, shifted = labels.get("imagenet_1k"), labels.get("imagenet_1k_background")
     assert shifted.names == ("background", *imagenet.names)
     assert shifted.ids is not None

@@ -243,7 +243,7 @@ def test_cifar_images_pass_unchanged():
     np.testing.assert_array_equal(crop(image, config), np.asarray(image))
 
 
-def test_keras_caffe_style_is_bgr_minus_its_mean():
+def test_f06_keras_caffe_style_is_bgr_minus_its_mean():
     pixels = np.array([[[10, 20, 30]]], np.uint8)
     config = Preprocess(divisor=1.0, mean=CAFFE_MEAN_BGR, std=(1.0,) * 3, channel_order="bgr")
     expected = np.float32([30, 20, 10]) - np.float32(CAFFE_MEAN_BGR)

@@ -83,12 +83,12 @@ SLIM_KERNEL = np.add.outer(np.arange(3), np.arange(3)).astype(np.float32)[..., N
 @pytest.mark.parametrize(
     ("padding", "expected"), [(1, [[14, 43], [43, 84]]), ("same", [[48, 37], [37, 22]])]
 )
-def test_f1_strided_padding_agrees_with_slims_published_example(padding, expected):
+def test_f01_strided_padding_agrees_with_slims_published_example(padding, expected):
     found = convolve(SLIM_IMAGE, SLIM_KERNEL, conv(3, stride=2, padding=padding))
     np.testing.assert_array_equal(found[0, ..., 0], expected)
 
 
-def test_same_padding_of_an_odd_image_is_symmetric():
+def test_f01_same_padding_of_an_odd_image_is_symmetric():
     x, kernel = images(1, 5, 5, 1), images(3, 3, 1, 1)
     same, torch = (
         convolve(x, kernel, conv(3, stride=2, padding=padding)) for padding in ("same", 1)
@@ -96,7 +96,7 @@ def test_same_padding_of_an_odd_image_is_symmetric():
     np.testing.assert_array_equal(same, torch)
 
 
-def test_same_padding_of_a_7x7_stride_2_stem_is_two_before_and_three_after():
+def test_f01_same_padding_of_a_7x7_stem_is_two_before_and_three_after():
     x, kernel = images(1, 8, 8, 1), images(7, 7, 1, 1)
     expected = convolve_by_loops(x, kernel, stride=2, dilation=1, groups=1, pads=(2, 3))
     found = convolve(x, kernel, conv(7, stride=2, padding="same"))
@@ -113,20 +113,20 @@ def pool(x, spec: Pool) -> np.ndarray:
 NEGATIVE = -np.arange(1.0, 17.0).reshape(4, 4)
 
 
-def test_f2_a_max_pool_padded_with_minus_infinity_keeps_negative_values():
+def test_f02_a_max_pool_padded_with_minus_infinity_keeps_negative_values():
     assert pool(NEGATIVE, Pool("max", 3, 2, 1)).tolist() == [[-1, -2], [-5, -6]]
 
 
-def test_f2_a_max_pool_padded_with_zeros_raises_negative_borders_to_zero():
+def test_f02_a_max_pool_padded_with_zeros_raises_negative_borders_to_zero():
     assert pool(NEGATIVE, Pool("max", 3, 2, 1, "zero")).tolist() == [[0, 0], [0, -6]]
 
 
-def test_f2_a_max_pool_of_same_padding_reaches_over_the_far_edge_only():
+def test_f02_a_max_pool_of_same_padding_reaches_over_the_far_edge_only():
     assert pool(NEGATIVE, Pool("max", 3, 2, "same")).tolist() == [[-1, -3], [-9, -11]]
     assert pool(NEGATIVE, Pool("max", 3, 2, "same", "zero")).tolist() == [[-1, 0], [0, 0]]
 
 
-def test_f2_zeros_equal_minus_infinity_after_a_relu():
+def test_f02_zeros_equal_minus_infinity_after_a_relu():
     x = np.maximum(images(7, 9), 0)
     infinite, zero = (pool(x, Pool("max", 3, 2, 1, value)) for value in ("-inf", "zero"))
     np.testing.assert_array_equal(infinite, zero)
@@ -207,7 +207,7 @@ def batch_normalize(x, scale=None, bias=None, *, eps=1e-5, axis_name=None, dtype
     return functions.batch_normalize(x, scale, bias, eps, axis_name, dtype or x.dtype)
 
 
-def test_batch_statistics_are_the_mean_and_the_biased_variance_of_each_channel():
+def test_f03_batch_statistics_are_the_mean_and_the_biased_variance():
     x = images(3, 4, 5, 6) * 3 + 1
     _, mean, var = batch_normalize(jnp.asarray(x))
     flat = x.reshape(-1, 6).astype(np.float64)
@@ -359,7 +359,7 @@ def test_standardized_kernels_have_mean_0_and_variance_1_for_each_output():
     np.testing.assert_allclose(found.var(0), np.ones(5), rtol=1e-5)  # biased, as in BiT
 
 
-def test_standardization_adds_epsilon_within_the_root():
+def test_f08_standardization_adds_epsilon_within_the_root():
     kernel = jnp.asarray([1e-4, -1e-4]).reshape(1, 1, 2, 1)  # variance 1e-8
     found = functions.standardize(kernel, 1e-8)
     np.testing.assert_allclose(found[0, 0, :, 0], [math.sqrt(0.5), -math.sqrt(0.5)], rtol=1e-5)
@@ -368,7 +368,7 @@ def test_standardization_adds_epsilon_within_the_root():
 # Channels.
 
 
-def test_option_a_pads_channels_with_zeros_equally_on_both_sides():
+def test_f08_option_a_pads_channels_with_zeros_equally_on_both_sides():
     x = jnp.ones((1, 2, 2, 2))
     found = functions.pad_channels(x, 4)
     np.testing.assert_array_equal(found[0, 1, 1], [0, 0, 1, 1, 0, 0])

@@ -242,7 +242,7 @@ def test_a_stem_asked_for_before_its_pool_computes_no_block():
     assert convolutions == 1
 
 
-def test_the_stem_is_the_pooled_stem_conv():
+def test_f11_the_stem_is_the_pooled_stem_conv():
     config = net(stem_pool="max")
     found = ResNet(config).apply(
         random_variables(config), IMAGES, stages=("stem_conv", "stem"), method="features"

@@ -249,7 +249,7 @@ KNOWN_NAMES = [
 
 
 @pytest.mark.parametrize(("dialect", "arch", "path", "name", "shape"), KNOWN_NAMES)
-def test_f8_an_array_has_the_name_and_layout_of_the_frameworks_files(
+def test_f08_an_array_has_the_name_and_layout_of_the_frameworks_files(
     dialect, arch, path, name, shape
 ):
     config = ARCHITECTURES[arch]
@@ -259,7 +259,7 @@ def test_f8_an_array_has_the_name_and_layout_of_the_frameworks_files(
     assert theirs[name].flat[0] == ours
 
 
-def test_f8_a_grouped_kernel_keeps_its_groups_apart():
+def test_f08_a_grouped_kernel_keeps_its_groups_apart():
     # OIHW to HWIO: output 3 of 4 groups of 4 reads inputs 12 to 15, whatever the layout calls them.
     theirs = {"w": np.arange(16 * 4 * 9, dtype=np.float32).reshape(16, 4, 3, 3)}["w"]
     entry = entries(get("torchvision"), ARCHITECTURES["resnext50_32x4d"])[
@@ -270,7 +270,7 @@ def test_f8_a_grouped_kernel_keeps_its_groups_apart():
     assert ours[2, 1, 3, 13] == theirs[13, 3, 2, 1]
 
 
-def test_f8_a_head_kept_as_a_1x1_convolution_becomes_a_matrix():
+def test_f08_a_head_kept_as_a_1x1_convolution_becomes_a_matrix():
     theirs = np.arange(15, dtype=np.float32).reshape(5, 3, 1, 1)
     entry = entries(get("timm_v2"), ARCHITECTURES["resnetv2_50"])["head/kernel"]
     assert entry.load(theirs)[2, 4] == theirs[4, 2, 0, 0]
@@ -287,7 +287,7 @@ def test_saved_arrays_are_contiguous_as_files_want_them():
 # Counters and roots.
 
 
-def test_f9_a_counter_of_zero_goes_beside_each_batch_norm_and_is_no_weight():
+def test_f09_a_counter_of_zero_goes_beside_each_batch_norm_and_is_no_weight():
     config = narrow()
     saved = save_arrays(get("torchvision"), numbered(config), config)
     counters = {
@@ -462,7 +462,7 @@ def test_a_new_head_is_neither_looked_for_nor_unexpected(present):
     assert not any(path.startswith("head") for path in loaded)
 
 
-def test_f4_a_bias_that_the_net_has_no_place_for_is_unexpected():
+def test_f04_a_bias_that_the_net_has_no_place_for_is_unexpected():
     biased = narrow(conv_bias="all")
     arrays = torch_arrays(biased)
     problems = message_of(arrays, narrow())[1:-1]
@@ -505,7 +505,7 @@ def test_what_matters_in_training_only_or_is_a_size_is_free(fields):
         assert inexpressible(dialect, config) == [], dialect.name
 
 
-def test_transformers_inner_activation_is_always_relu():
+def test_f12_transformers_inner_activation_is_always_relu():
     config = base_config(get("transformers"), (1, 1, 1, 1), (64, 128, 256, 512))
     assert inexpressible(get("transformers"), config.replace(activation="gelu")) == []
     assert inexpressible(get("transformers"), config.replace(inner_activation=None)) == []

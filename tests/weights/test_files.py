@@ -90,7 +90,7 @@ def test_a_missing_file_and_a_directory_are_named(tmp_path):
     ],
     ids=["state_dict_ema", "model_ema", "state_dict", "model"],
 )
-def test_a_moving_average_is_preferred_and_recorded(read, entries, expected):
+def test_f09_a_moving_average_is_preferred_and_recorded(read, entries, expected):
     wrapped = {key: mapping(**{name: tensor()}) for key, name in entries.items()}
     file = read(zip_bytes(mapping(**wrapped, epoch=integer(3))))
     assert list(file.arrays) == [expected]
@@ -138,7 +138,7 @@ def test_metadata_holds_what_is_beside_the_weights(read):
     ],
     ids=["module", "both", "three", "not-all", "averaged", "counter", "nothing-behind"],
 )
-def test_wrappers_and_counters_come_off(read, names, expected):
+def test_f09_wrappers_and_counters_come_off(read, names, expected):
     assert list(read(zip_bytes(mapping(**dict.fromkeys(names, tensor())))).arrays) == expected
 
 

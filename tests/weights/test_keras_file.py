@@ -164,7 +164,7 @@ def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -
 @pytest.mark.parametrize("full", [False, True], ids=["weights", "model"])
 @pytest.mark.parametrize("suffix", [":0", ""], ids=["keras-2", "keras-3"])
 @pytest.mark.parametrize("split", [None, 2], ids=["whole", "split"])
-def test_the_legacy_layout_is_read(full, suffix, split):
+def test_f09_the_legacy_layout_is_read(full, suffix, split):
     arrays, metadata = parse(legacy_bytes(LAYERS, full=full, suffix=suffix, split=split))
     assert_same(arrays, flat(LAYERS))
     expected = {
@@ -238,7 +238,7 @@ def by_class(layers) -> dict[str, np.ndarray]:
     return flat({layer: layers[layer] for layer in order})
 
 
-def test_the_names_within_a_weights_h5_of_keras_3_are_used():
+def test_f09_the_names_within_a_weights_h5_of_keras_3_are_used():
     arrays, metadata = parse(numbered_bytes(LAYERS))
     assert metadata == {"container": "keras-weights-h5", "names": "given"}
     assert_same(arrays, by_class(LAYERS))
@@ -247,7 +247,7 @@ def test_the_names_within_a_weights_h5_of_keras_3_are_used():
 @pytest.mark.parametrize(
     ("container", "step"), [("layers", 1), ("_layer_checkpoint_dependencies", 2)]
 )
-def test_a_weights_h5_without_names_is_read_in_the_order_of_its_groups(container, step):
+def test_f09_a_weights_h5_without_names_is_read_in_the_order_of_its_groups(container, step):
     layers = {f"x{i}_{kind}": held for i in range(12) for kind, held in (
         ("conv", conv()), ("bn", norm())
     )}  # fmt: skip
@@ -272,7 +272,7 @@ def test_a_weights_h5_without_names_is_read_in_the_order_of_its_groups(container
     ],
     ids=["keras-3", "tf-keras", "keras-2.13"],
 )
-def test_a_keras_archive_is_read_in_the_order_of_its_configuration(options, compression):
+def test_f09_a_keras_archive_is_read_in_the_order_of_its_configuration(options, compression):
     arrays, metadata = parse(
         archive_bytes(numbered_bytes(LAYERS, **options), compression=compression)
     )

@@ -53,7 +53,7 @@ def test_a_net_is_found_again_by_order_and_shapes(name, dialect):
                for path, theirs_of in ours.items())  # fmt: skip
 
 
-def test_projections_are_numbered_after_or_before_their_blocks():
+def test_f09_projections_are_numbered_after_or_before_their_blocks():
     config = NETS["basic"]
     after = save_arrays(get("keras_numbered"), drawn(config), config)
     before = save_arrays(get("keras_numbered_first"), drawn(config), config)

@@ -82,7 +82,7 @@ def assert_close(ours: np.ndarray, theirs: np.ndarray, tolerance: float = TOLERA
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_f4_a_bias_that_a_norm_follows_is_part_of_its_mean(name):
+def test_f04_a_bias_that_a_norm_follows_is_part_of_its_mean(name):
     config = NETS[name]
     arrays, x = drawn(config), seen(image(), Preprocess())
     folded, plain = fold_biases(arrays, config)
@@ -96,7 +96,7 @@ def test_f4_a_bias_that_a_norm_follows_is_part_of_its_mean(name):
 
 @pytest.mark.parametrize("norm_eps", [1e-5, 1e-3, 1.001e-5])
 @pytest.mark.parametrize("name", ["post", "basic", "pre"])
-def test_f3_an_epsilon_is_part_of_the_variance(name, norm_eps):
+def test_f03_an_epsilon_is_part_of_the_variance(name, norm_eps):
     config = NETS[name]
     arrays, x = drawn(config), seen(image(), Preprocess())
     absorbed, other = absorb_epsilon(arrays, config, norm_eps)
@@ -110,7 +110,7 @@ def test_f3_an_epsilon_is_part_of_the_variance(name, norm_eps):
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_f6_blue_first_becomes_red_first_in_the_stem(name):
+def test_f06_blue_first_becomes_red_first_in_the_stem(name):
     config = NETS[name]
     arrays, x = drawn(config), image()
     turned, preprocess = reverse_channels(arrays, BGR)

@@ -96,7 +96,7 @@ def test_every_transform_makes_three_channels_of_no_more_than_it_resizes():
         assert shortest >= max(weights.image_px), weights.name
 
 
-def test_label_sets_have_as_many_classes_as_the_head():
+def test_f07_label_sets_have_as_many_classes_as_the_head():
     classes = {
         None: 0,
         "cifar10": 10,

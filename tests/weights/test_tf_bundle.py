@@ -404,7 +404,7 @@ def test_a_checkpoint_file_names_the_latest_bundle_of_its_folder(folder, text, e
     assert tf_bundle.prefix_of(folder) == (expected and folder / expected)
 
 
-def test_a_saved_model_means_its_variables(tmp_path):
+def test_f09_a_saved_model_means_its_variables(tmp_path):
     (tmp_path / "variables").mkdir()
     (tmp_path / "variables" / "variables.index").write_bytes(index())
     assert tf_bundle.prefix_of(tmp_path) == tmp_path / "variables" / "variables"

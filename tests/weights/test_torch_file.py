@@ -48,7 +48,7 @@ def read(tmp_path):
     ],
     ids=["zip", "zip-deflated", "legacy", "tar", "tar-text-ids"],
 )
-def test_every_container_gives_the_array(read, content):
+def test_f09_every_container_gives_the_array(read, content):
     array = read(content)["w"]
     assert array.dtype == np.float32
     np.testing.assert_array_equal(array, EXPECTED)
