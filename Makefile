@@ -16,7 +16,7 @@ demo: .venv/demo.stamp ## show what the package does, in about a minute
 test: .venv/dev.stamp ## the tests and the docstrings' examples
 	@.venv/bin/pytest -n $(JOBS) --dist loadfile --doctest-modules tests resnetjax
 
-faults: .venv/dev.stamp ## training killed, stopped and corrupted, many times over
+faults: .venv/dev.stamp ## training killed, stopped and corrupted, weight files mutated, many times over
 	@.venv/bin/pytest -m faults
 
 test-slow: .venv/dev.stamp ## the tests that take minutes

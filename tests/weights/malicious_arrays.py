@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import struct
 import zipfile
 
@@ -30,8 +31,6 @@ class Command:
     """What a pickle of it runs."""
 
     def __reduce__(self):
-        import os
-
         return os.system, ("touch canary",)
 
 
@@ -93,9 +92,9 @@ SAFETENSORS = {
 }  # fmt: skip
 
 
-def objects(**fields: object) -> bytes:
+def objects(*, records=False) -> bytes:
     array = np.array([Command()], dtype=object)
-    return npz(w=array.astype([("a", object)]) if fields else array)
+    return npz(w=array.astype([("a", object)]) if records else array)
 
 
 def npz_bomb() -> bytes:
