@@ -20,6 +20,8 @@ from resnetjax.weights import (
     npz_file,
     safetensors_file,
     tf_bundle,
+    tf_table,
+    tf_version1,
     torch_containers,
     torch_file,
 )
@@ -38,11 +40,8 @@ _COUNTERS = ("num_batches_tracked", "n_averaged")  # of batch norm and of Averag
 KERASHUB_BACKBONE, KERASHUB_HEAD = "model.weights.h5", "task.weights.h5"
 _COLLECTIONS = ("params/", "batch_stats/")  # of Flax; no name is in both
 
-# How formats that are not read begin or end.
+# How formats that are not read begin.
 _FOREIGN = {
-    rb"(?s:.*)\x57\xfb\x80\x8b\x24\x75\x47\xdb\Z": (
-        "the index of a TensorFlow checkpoint, whose name ends in .index"
-    ),
     rb"\x93NUMPY": "a single numpy array (.npy)",
     rb"GGUF": "a GGUF file",
     rb"\x1f\x8b|\xfd7zXZ|\x28\xb5\x2f\xfd|BZh": "compressed: decompress it first",
@@ -62,7 +61,7 @@ class WeightFile:
         arrays: By the name that the file gives them, wrappers' prefixes and counters taken off;
             read-only, and paged in from the mapped file as they are used.
         format: `safetensors`, `torch-zip`, `torch-legacy`, `torch-tar`, `keras-h5`,
-            `keras-weights-h5`, `keras-zip`, `tf-bundle`, `npz` or `flax-msgpack`.
+            `keras-weights-h5`, `keras-zip`, `tf-bundle`, `tf-version1`, `npz` or `flax-msgpack`.
         metadata: What the file holds beside the weights and without arrays, such as `epoch`; `ema`
             names the entry that a moving average was preferred from.
         paths: Of the files that were read; an index comes before its shards.
@@ -134,9 +133,12 @@ def _read_one(path: Path, data: memoryview) -> WeightFile:
     if (kind := torch_containers.detect(data)) is not None:
         arrays, metadata = _state_dict(torch_file.parse(data, kind))
         return WeightFile(arrays, kind, metadata, (path,), (data,))
-    ends = bytes(data[:64]) + bytes(data[-8:])
-    found = (text for magic, text in _FOREIGN.items() if re.match(magic, ends))
-    raise UnsupportedFile(f"no known weights: it is {next(found, f'unknown, {ends[:16]!r}')}")
+    if tf_table.detect(data):
+        arrays, metadata = tf_version1.parse(data)
+        return WeightFile(arrays, "tf-version1", metadata, (path,), (data,))
+    begin = bytes(data[:64])
+    found = (text for magic, text in _FOREIGN.items() if re.match(magic, begin))
+    raise UnsupportedFile(f"no known weights: it is {next(found, f'unknown, {begin[:16]!r}')}")
 
 
 def _with_head(file: WeightFile, head: WeightFile) -> WeightFile:

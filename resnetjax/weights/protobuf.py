@@ -9,6 +9,8 @@ from typing import TypeAlias
 
 from resnetjax.errors import CorruptFile
 
+MAX_FIELDS = 1000  # of a message in which none repeats; TensorFlow's have at most 20
+
 Field: TypeAlias = int | memoryview
 
 
@@ -49,6 +51,8 @@ def unique_fields(message: memoryview) -> dict[int, Field]:
     for number, value in read_fields(message):
         if number in fields:
             raise CorruptFile(f"field {number} occurs twice in a message")
+        if len(fields) == MAX_FIELDS:
+            raise CorruptFile(f"a message has more than {MAX_FIELDS:,} fields")
         fields[number] = value
     return fields
 

@@ -16,17 +16,18 @@ import numpy as np
 
 from resnetjax.errors import CorruptFile, UnsupportedFile
 from resnetjax.weights.crc32c import verify
-from resnetjax.weights.mapped import MAX_DIMENSIONS, Viewer, dtype_named
+from resnetjax.weights.mapped import Viewer, dtype_named
 from resnetjax.weights.protobuf import (
     message_in,
     messages_in,
     number_in,
-    read_fields,
     read_varint,
     unique_fields,
 )
-from resnetjax.weights.tf_table import VERSION_1, read_table
+from resnetjax.weights.tf_table import read_table
+from resnetjax.weights.tf_types import DTYPES, STRING, parse_shape
 
+MAX_INDEX_BYTES = 4 * 2**20  # that of a ResNet-152 with the slots of Adam takes 0.13 MiB
 MAX_SHARDS = 1000
 MAX_GRAPH_BYTES = 2 * 2**20  # 0.6 MiB
 MAX_TEXT = 4096  # longer ones are left out of the metadata
@@ -36,27 +37,6 @@ _GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 # Where the optimisers of Keras keep what belongs to a variable: legacy ones, and those of TF 2.11.
 _SLOTS = ("/.OPTIMIZER_SLOT/", "/_variables/")
-
-_STRING = 7
-_DTYPES = {  # tensorflow/core/framework/types.proto
-    1: "float32",
-    2: "float64",
-    3: "int32",
-    4: "uint8",
-    5: "int16",
-    6: "int8",
-    8: "complex64",
-    9: "int64",
-    10: "bool",
-    14: "bfloat16",
-    17: "uint16",
-    18: "complex128",
-    19: "float16",
-    22: "uint32",
-    23: "uint64",
-    24: "float8_e5m2",
-    25: "float8_e4m3fn",
-}
 
 
 class Bundle(NamedTuple):
@@ -127,15 +107,17 @@ def parse(index: memoryview, shards: Callable[[int, int], memoryview]) -> Bundle
         UnsupportedFile: It is a checkpoint of version 1, big-endian or compressed, or has
             partitioned variables or dtypes that numpy and ml_dtypes lack.
     """
+    if len(index) > MAX_INDEX_BYTES:
+        raise UnsupportedFile(f"an index of {len(index):,} bytes")
     table = read_table(index)
-    count = _shard_count(*next(table, ("", memoryview(b""))))
-    entries = {key: _entry(key, message) for key, message in table}
+    count = _shard_count(*next(table, (b"", memoryview(b""))))
+    entries = dict(_entry(key, message) for key, message in table)
     contents = _contents(entries, shards, count)
     viewer = Viewer(file_size=sum(map(len, contents.values())))
     arrays, metadata, graph = {}, {}, memoryview(b"")
     for key, entry in entries.items():
         path = key.removesuffix(_VALUE)
-        if entry.dtype == _STRING:
+        if entry.dtype == STRING:
             if entry.shape:
                 continue
             text = _text(contents[key], entry.checksum, what=f"text {key!r:.80}")
@@ -147,7 +129,7 @@ def parse(index: memoryview, shards: Callable[[int, int], memoryview]) -> Bundle
         verify(contents[key], entry.checksum, what=f"tensor {key!r:.80}")
         if any(slot in key for slot in _SLOTS):
             continue
-        array = viewer.view(contents[key], dtype_named(_DTYPES[entry.dtype]), shape=entry.shape)
+        array = viewer.view(contents[key], dtype_named(DTYPES[entry.dtype]), shape=entry.shape)
         if entry.shape:
             arrays[key] = array
         else:
@@ -156,13 +138,13 @@ def parse(index: memoryview, shards: Callable[[int, int], memoryview]) -> Bundle
     return Bundle(dict(zip(names, arrays.values(), strict=True)), metadata)
 
 
-def _shard_count(key: str, header: memoryview) -> int:
+def _shard_count(key: bytes, header: memoryview) -> int:
     """Returns the number of shards from the first entry of the index."""
     if key:
         raise CorruptFile("the bundle has no header")
     fields = unique_fields(header)
     if isinstance(fields.get(1), memoryview):
-        raise UnsupportedFile(VERSION_1)
+        raise UnsupportedFile("a checkpoint of version 1, whose name must not end in .index")
     if number_in(fields, 2):
         raise UnsupportedFile("the bundle is big-endian")
     if (needed := number_in(unique_fields(message_in(fields, 3)), 2)) > _VERSION:
@@ -183,23 +165,27 @@ class _Entry(NamedTuple):
     checksum: int
 
 
-def _entry(key: str, message: memoryview) -> _Entry:
+def _entry(name: bytes, message: memoryview) -> tuple[str, _Entry]:
+    if name.startswith(b"\0"):  # core/util/saved_tensor_slice_util.cc: EncodeTensorNameSlice
+        raise UnsupportedFile(
+            f"the variable in {name!r:.80} is partitioned: save it without a partitioner"
+        )
+    try:
+        key = name.decode()
+    except UnicodeDecodeError:
+        raise CorruptFile(f"the key {name!r:.80} is not UTF-8") from None
     fields = unique_fields(message)
-    shape = []
-    for number, dimension in read_fields(message_in(fields, 2)):
-        if number != 2 or isinstance(dimension, int) or len(shape) == MAX_DIMENSIONS:
-            raise CorruptFile(f"tensor {key!r:.80} has no shape, or too many dimensions")
-        shape.append(number_in(unique_fields(dimension), 1))
+    shape = parse_shape(message_in(fields, 2), what=f"tensor {key!r:.80}")
     entry = _Entry(
         number_in(fields, 1), shape, *(number_in(fields, number) for number in range(3, 7))
     )
-    if entry.dtype == _STRING:
-        return entry
-    if entry.dtype not in _DTYPES:
+    if entry.dtype == STRING:
+        return key, entry
+    if entry.dtype not in DTYPES:
         raise UnsupportedFile(f"tensor {key!r:.80} is of dtype {entry.dtype}, which is not read")
-    if entry.size != math.prod(shape) * dtype_named(_DTYPES[entry.dtype]).itemsize:
+    if entry.size != math.prod(shape) * dtype_named(DTYPES[entry.dtype]).itemsize:
         raise CorruptFile(f"tensor {key!r:.80} has {entry.size:,} bytes, not those of its shape")
-    return entry
+    return key, entry
 
 
 def _contents(

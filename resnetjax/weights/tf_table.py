@@ -1,4 +1,4 @@
-"""The entries of a table (SSTable) of TensorFlow's, such as the index of a checkpoint.
+"""The entries of a table (SSTable) of TensorFlow's: a checkpoint's index, or one of version 1.
 
 The format is that of tensorflow/core/lib/io/table_format.txt, which is LevelDB's. Blocks carry a
 CRC-32C, which is verified.
@@ -10,13 +10,8 @@ from resnetjax.errors import CorruptFile, UnsupportedFile
 from resnetjax.weights.crc32c import verify
 from resnetjax.weights.protobuf import read_varint
 
-MAX_BYTES = 4 * 2**20  # the index of a ResNet-152 with the slots of Adam takes 0.13 MiB
 MAX_ENTRIES = 20_000
 MAX_NAME = 1000
-VERSION_1 = (
-    "a TensorFlow checkpoint of version 1, in one file: restore it and save it again, "
-    "which TensorFlow does in version 2"
-)
 
 _MAGIC = b"\x57\xfb\x80\x8b\x24\x75\x47\xdb"
 _FOOTER_SIZE = 48
@@ -27,23 +22,22 @@ def detect(data: memoryview) -> bool:
     return data[-len(_MAGIC) :] == _MAGIC
 
 
-def read_table(data: memoryview) -> Iterator[tuple[str, memoryview]]:
+def read_table(data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
     """Yields the entries of a table in the order of their keys.
 
     Raises:
         CorruptFile: It is truncated or damaged, or its keys are not in order.
-        UnsupportedFile: It is compressed, has partitioned variables, or is so large that it
-            probably has the tensors in it.
+        UnsupportedFile: It is compressed.
     """
     if not detect(data) or len(data) < _FOOTER_SIZE:
-        raise CorruptFile("the index of the bundle is truncated, or no table")
-    if len(data) > MAX_BYTES:  # which one with the tensors in it has
-        raise UnsupportedFile(f"a table of {len(data):,} bytes, so probably {VERSION_1}")
+        raise CorruptFile("the table is truncated, or none")
     footer = data[-_FOOTER_SIZE:]
     _, _, position = _block(data, footer)  # of metadata, which TensorFlow leaves empty
     blocks, _, _ = _block(data, footer[position:])
     previous, end, count = b"", 0, 0
-    for _, handle in _items(blocks):
+    for number, (_, handle) in enumerate(_items(blocks)):
+        if number == MAX_ENTRIES:
+            raise CorruptFile(f"the table has more than {MAX_ENTRIES:,} blocks")
         start, _ = read_varint(handle, 0)
         if start < end:
             raise CorruptFile("the blocks of the table overlap, or are not in order")
@@ -51,16 +45,9 @@ def read_table(data: memoryview) -> Iterator[tuple[str, memoryview]]:
         for key, value in _items(block):
             if key <= previous and count:
                 raise CorruptFile("the keys of the table are not in order")
-            if key.startswith(b"\0"):  # core/util/saved_tensor_slice_util.cc: EncodeTensorNameSlice
-                raise UnsupportedFile(
-                    f"the variable in {key!r:.80} is partitioned: save it without a partitioner"
-                )
             if (count := count + 1) > MAX_ENTRIES:
                 raise CorruptFile(f"the table has more than {MAX_ENTRIES:,} entries")
-            try:
-                yield key.decode(), value
-            except UnicodeDecodeError:
-                raise CorruptFile(f"the key {key!r:.80} is not UTF-8") from None
+            yield key, value
             previous = key
 
 
@@ -74,7 +61,9 @@ def _block(data: memoryview, handle: memoryview) -> tuple[memoryview, int, int]:
     checksum = int.from_bytes(data[end - 4 : end], "little")
     verify(data[start : end - 4], checksum, what="a block of the table")
     if data[end - 5]:
-        raise UnsupportedFile("the table is compressed, which TensorFlow does not do to bundles")
+        raise UnsupportedFile(
+            "the table is compressed, which TensorFlow does not do to checkpoints"
+        )
     return data[start : end - 5], end, position
 
 

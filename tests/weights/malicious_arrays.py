@@ -9,22 +9,13 @@ import zipfile
 import numpy as np
 
 from tests.weights.attack import SECRET, Attack
-from tests.weights.bundle_bytes import (
-    block,
-    entry,
-    field,
-    header,
-    index,
-    masked,
-    shape_of,
-    table,
-    varint,
-)
+from tests.weights.bundle_bytes import entry, header, index
 from tests.weights.malicious_torch import zeros
 from tests.weights.npz_bytes import npy, npz, one
 from tests.weights.safetensors_bytes import entry as described
 from tests.weights.safetensors_bytes import header as text_of
 from tests.weights.safetensors_bytes import safetensors
+from tests.weights.table_bytes import block, field, masked, shape_of, table, varint
 
 
 class Command:

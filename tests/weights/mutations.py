@@ -9,8 +9,8 @@ import numpy as np
 
 from resnetjax.errors import ResNetJAXError
 from tests.weights.attack import read
-from tests.weights.bundle_bytes import masked, table
 from tests.weights.npz_bytes import npy, one
+from tests.weights.table_bytes import masked, table
 
 SECONDS = 5.0  # for each file
 Files = dict[str, bytes]

@@ -9,6 +9,8 @@ from resnetjax.errors import CorruptFile, UnsafeWeights, UnsupportedFile
 from resnetjax.weights import files
 from tests.weights.bounds import within
 from tests.weights.safetensors_bytes import entry, header, safetensors
+from tests.weights.table_bytes import block, field, table, version1
+from tests.weights.table_bytes import tensor as tensor_of_version1
 from tests.weights.torch_bytes import (
     integer,
     legacy_bytes,
@@ -39,8 +41,9 @@ def read(tmp_path):
         (zip_bytes(mapping(w=tensor())), "torch-zip"),
         (legacy_bytes(mapping(w=tensor(view=b"N"))), "torch-legacy"),
         (tar_bytes(mapping(w=integer(2) + b"Q")), "torch-tar"),
+        (version1({"w": tensor_of_version1("w", SIX)}), "tf-version1"),
     ],
-    ids=["safetensors", "zip", "legacy", "tar"],
+    ids=["safetensors", "zip", "legacy", "tar", "tf-version1"],
 )
 @pytest.mark.parametrize("extension", ["pth", "safetensors", "h5"])
 def test_the_content_decides_the_format(read, content, expected, extension, tmp_path):
@@ -59,7 +62,7 @@ def test_the_content_decides_the_format(read, content, expected, extension, tmp_
         (b"\n<!DOCTYPE html><html>", "web page"),
         (b"<?xml version='1.0'?>", "web page"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00", "git-lfs"),
-        (bytes(100) + b"\x57\xfb\x80\x8b\x24\x75\x47\xdb", "TensorFlow.*ends in .index"),
+        (table(block([(b"", field(1, 2))])), "TensorFlow.*ends in .index"),
         (b"\x93NUMPY\x01\x00", "numpy"),
         (b"\x1f\x8b\x08", "compressed"),
         (b"\x80\x04}.", "bare pickle"),

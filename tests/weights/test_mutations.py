@@ -15,6 +15,8 @@ from safetensors.numpy import save
 from tests.weights.bundle_bytes import BYTES, entry, index
 from tests.weights.confined import Confinement
 from tests.weights.npz_bytes import npz
+from tests.weights.table_bytes import tensor as announced
+from tests.weights.table_bytes import version1
 from tests.weights.torch_bytes import (
     integer,
     legacy_bytes,
@@ -100,6 +102,7 @@ FORMATS = {
     "keras": (lambda: keras(zipfile.ZIP_STORED), "any_file"),
     "keras-deflated": (lambda: keras(zipfile.ZIP_DEFLATED), "any_file"),
     "tf-bundle": (bundle, "bundle"),
+    "tf-version1": (lambda: version1({"w": announced("w", SIX)}), "any_file"),
     "npz": (lambda: npz(**ARRAYS), "numpy_archive"),
     "npz-compressed": (lambda: npz(save=np.savez_compressed, **ARRAYS), "numpy_archive"),
     "flax-msgpack": (flax, "any_file"),
