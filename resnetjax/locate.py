@@ -5,20 +5,24 @@ from pathlib import Path
 
 from resnetjax import folders
 from resnetjax.errors import UnknownName
-from resnetjax.weights import sources
+from resnetjax.weights import archives, sources
+from resnetjax.weights.mapped import map_file
 from resnetjax.weights.sources import PublishedWeights
 
 
 def locate(source: str | os.PathLike[str]) -> tuple[Path, PublishedWeights | None]:
     """The file or folder of a source, fetched where it is not here, and what is published of it.
 
+    Of a tar archive it is the one checkpoint in it, taken out into the cache folder.
+
     Raises:
         UnknownName: There is no such file, directory or published weight; the nearest are named.
         DownloadFailed, DigestMismatch, MissingExtra: It cannot be fetched.
+        UnsafeWeights, CorruptFile: An archive is refused.
     """
     path = folders.find_model(Path(source))
     if path.exists():
-        return path, None
+        return _unpacked(path), None
     text = os.fspath(source)
     if "://" in text:
         return _fetch(text), None
@@ -32,4 +36,12 @@ def locate(source: str | os.PathLike[str]) -> tuple[Path, PublishedWeights | Non
 def _fetch(address: str, *, digest: str | None = None) -> Path:
     from resnetjax.weights.download import fetch  # takes a while to import, and is seldom needed
 
-    return fetch(address, digest=digest)
+    return _unpacked(fetch(address, digest=digest))
+
+
+def _unpacked(path: Path) -> Path:
+    if not path.is_file() or not archives.detect(map_file(path)):
+        return path
+    from resnetjax.weights.unpacked import unpack
+
+    return unpack(path)

@@ -2,18 +2,25 @@
 
 import os
 import re
-import shutil
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from resnetjax.errors import ConfigError, DigestMismatch, DownloadFailed
-from resnetjax.weights import archives, connection, digests, hugging_face, kaggle, transfer
+from resnetjax.weights import (
+    archives,
+    connection,
+    digests,
+    hugging_face,
+    kaggle,
+    transfer,
+    unpacked,
+)
 from resnetjax.weights.cached import Place
 from resnetjax.weights.digests import Digest
 
-_PARTIAL, _EXTRACTED, _MEMBERS = ".partial", ".extracted", "files"
+_PARTIAL = ".partial"
 
 
 def fetch(address: str, *, digest: str | None = None, files: Sequence[str] | None = None) -> Path:
@@ -140,16 +147,8 @@ def _fetch_members(address: str, given: tuple[Digest, ...], members: Sequence[st
         )
     names = [archives.check_member(member) for member in members]
     place = Place(address)
-    folder = place.folder / _MEMBERS
-    keys = {f"{_MEMBERS}/{name}": folder / name for name in names}
-    if place.knows(archive_name, *given) and all(place.unchanged(*item) for item in keys.items()):
-        return folder
+    if place.knows(archive_name, *given) and unpacked.are_there(place, names):
+        return unpacked.folder_of(place)
     archive = _fetch_file(address, given)
     with place.locked():
-        extracted = place.folder / _EXTRACTED
-        archives.extract(archive, names, extracted)
-        for name, key in zip(names, keys, strict=True):
-            place.put(extracted / name, key)
-        shutil.rmtree(extracted)
-        place.save()
-    return folder
+        return unpacked.take_out(place, archive, names)
