@@ -31,8 +31,10 @@ from resnetjax.pretrained import Pretrained, Source, Variables, flatten, make_va
 from resnetjax.weights import (
     dialects,
     files,
+    flax_dialects,
     keras_dialects,
     keras_writer,
+    msgpack_file,
     npz_file,
     passes,
     torch_dialects,
@@ -178,8 +180,9 @@ def save(
     Args:
         pretrained: What to write.
         path: A `.safetensors` or `.npz` file; of a torch dialect a `.pth`, `.pt` or `.bin`, of a
-            Keras dialect a `.h5` (legacy) or `.weights.h5`, weights alone. Anything else is a
-            directory, made where it is absent, that gets `config.json` and `model.safetensors`.
+            Keras dialect a `.h5` (legacy) or `.weights.h5`, weights alone; of a Flax dialect a
+            `.msgpack` of its variables, of flaxmodels a `.h5`. Anything else is a directory, made
+            where it is absent, that gets `config.json` and `model.safetensors`.
         dialect: Whose names the arrays get in a file; ours by default.
 
     Raises:
@@ -210,7 +213,8 @@ def save(
             path.mkdir(parents=True, exist_ok=True)
             contents[path / "config.json"] = f"{description}\n".encode()
             path = path / "model.safetensors"
-    contents[path] = _WRITERS[_form(path)](named, metadata)
+    encode = _OWN_WRITERS.get((_form(path), target.name), _WRITERS[_form(path)])
+    contents[path] = encode(named, metadata)
     files.write(contents)
 
 
@@ -251,14 +255,20 @@ _WRITERS: dict[str, Callable[[dict[str, np.ndarray], dict[str, str]], bytes]] = 
     ".npz": lambda arrays, _: npz_file.encode(arrays),
     ".h5": lambda arrays, _: keras_writer.encode(arrays),
     ".weights.h5": lambda arrays, _: keras_writer.encode_numbered(arrays),
+    ".msgpack": lambda arrays, _: msgpack_file.encode(arrays),
+}
+_OWN_WRITERS: dict[tuple[str, str], Callable[..., bytes]] = {
+    (".h5", flax_dialects.FLAXMODELS.name): lambda arrays, _: keras_writer.encode_tree(arrays),
 }
 # Whose names a file of a form may have; an npz cannot say what ours says of itself.
 _FORMS = {
     _TORCH: torch_dialects.ALL,
-    (".h5", ".weights.h5"): keras_dialects.ALL,
+    (".h5",): (*keras_dialects.ALL, flax_dialects.FLAXMODELS),
+    (".weights.h5",): keras_dialects.ALL,
+    (".msgpack",): flax_dialects.TREES,
     (".npz",): tuple(x for x in dialects.DIALECTS.values() if x is not dialects.NATIVE),
 }
-_UNWRITTEN = (".th", ".ckpt", ".keras", ".msgpack", ".onnx")
+_UNWRITTEN = (".th", ".ckpt", ".keras", ".onnx")
 
 
 def _describe(pretrained: Pretrained) -> str:

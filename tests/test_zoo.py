@@ -652,7 +652,7 @@ def test_what_keras_spells_otherwise_is_rewritten_for_transformers(tmp_path):
         zoo.save(keras, tmp_path / "net.pth", dialect="timm")
 
 
-@pytest.mark.parametrize("name", ["net.ckpt", "net.msgpack", "net.keras"])
+@pytest.mark.parametrize("name", ["net.ckpt", "net.onnx", "net.keras"])
 def test_a_form_that_is_not_written_is_refused_with_those_that_are(tmp_path, name):
     with pytest.raises(UnsupportedFile, match=r"is not written: use .safetensors"):
         zoo.save(pretrained(labels=LABELS), tmp_path / name)

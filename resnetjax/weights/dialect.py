@@ -30,8 +30,8 @@ class Rule:
         ours: Path of our modules, with `{s}`, `{b}` and `{n}` for the numbers of stage, block and
             layer.
         theirs: Their name, with the same fields, and `{s0}`, `{s1}`, `{s_letter}` (and so on) for
-            numbers counted from zero and from two, and for letters; `{block0}` counts the blocks
-            of all stages from zero.
+            numbers counted from zero and from two, and for letters; `{block0}` and `{block2}` count
+            the blocks of all stages from zero and from two, `{blocks3}` is their number plus three.
         when: Config fields and the values for which the rule holds; of several rules the first that
             does wins.
         layout: Overrides the layout of the module's kernel.
@@ -56,6 +56,8 @@ class Rule:
             spelled[f"{name}_letter"] = chr(ord("a") + value - 1)
         if "s" in numbers and "b" in numbers:
             spelled["block0"] = sum(config.depths[: numbers["s"] - 1]) + numbers["b"] - 1
+            spelled["block2"] = spelled["block0"] + 2
+        spelled["blocks3"] = sum(config.depths) + 3
         return self.theirs.format(**spelled)
 
 

@@ -61,7 +61,8 @@ class WeightFile:
         arrays: By the name that the file gives them, wrappers' prefixes and counters taken off;
             read-only, and paged in from the mapped file as they are used.
         format: `safetensors`, `torch-zip`, `torch-legacy`, `torch-tar`, `keras-h5`,
-            `keras-weights-h5`, `keras-zip`, `tf-bundle`, `tf-version1`, `npz` or `flax-msgpack`.
+            `keras-weights-h5`, `keras-zip`, `hdf5`, `tf-bundle`, `tf-version1`, `npz` or
+            `flax-msgpack`.
         metadata: What the file holds beside the weights and without arrays, such as `epoch`; `ema`
             names the entry that a moving average was preferred from.
         paths: Of the files that were read; an index comes before its shards.

@@ -1,21 +1,23 @@
-"""What Flax's ImageNet example and the Flax nets of Transformers 4 call our arrays.
+"""What Flax's ImageNet example, Transformers 4, jax-resnet and flaxmodels call our arrays.
 
-Names are those of flax `examples/imagenet/models.py` and of Transformers'
-`modeling_flax_resnet.py`, whose collections `params` and `batch_stats` are merged: no name is in
-both.
+Names are those of flax `examples/imagenet/models.py`, of Transformers' `modeling_flax_resnet.py`
+and of n2cholas/jax-resnet (0.0.4) `resnet.py` and `common.py`, whose collections `params` and
+`batch_stats` are merged, as no name is in both; and of the HDF5 files that
+matthias-wright/flaxmodels (0.1.3) `resnet/resnet.py` opens.
 """
 
 from resnetjax.config import Preprocess
 from resnetjax.weights.dialect import ANY, Dialect, Layout, Rule
 
+_FLAX_LEAVES = {
+    **dict.fromkeys(("conv", "dense"), "kernel"),
+    **dict.fromkeys(("bias", "shift"), "bias"),
+    "scale": "scale",
+    "mean": "mean",
+    "var": "var",
+}
 _FLAX = {
-    "leaf_names": {
-        **dict.fromkeys(("conv", "dense"), "kernel"),
-        **dict.fromkeys(("bias", "shift"), "bias"),
-        "scale": "scale",
-        "mean": "mean",
-        "var": "var",
-    },
+    "leaf_names": _FLAX_LEAVES,
     "layouts": dict[str, Layout](),
     "separator": "/",
 }
@@ -72,4 +74,66 @@ FLAX_EXAMPLE = Dialect(
     expresses={"block": ("basic", "bottleneck"), "stem_width": ANY},
 )
 
-ALL = (TRANSFORMERS_FLAX, FLAX_EXAMPLE)
+_CONVS, _NORMS = "ConvBlock_{n0}/Conv_0", "ConvBlock_{n0}/BatchNorm_0"
+# A sequence of the stem, its pool, every block, the mean, the head; what is no module has a number.
+_SKIPS = (
+    ("ResNetDSkipConnection_0", {"shortcut": ("avg_conv",)}),
+    ("ResNetSkipConnection_0", {}),
+)
+JAX_RESNET = Dialect(
+    name="jax_resnet",
+    rules=(
+        Rule("stem/conv{n}", f"layers_0/{_CONVS}"),
+        Rule("stem/norm{n}", f"layers_0/{_NORMS}"),
+        Rule("stage{s}_block{b}/conv{n}", f"layers_{{block2}}/{_CONVS}"),
+        Rule("stage{s}_block{b}/norm{n}", f"layers_{{block2}}/{_NORMS}"),
+        *(
+            Rule(
+                f"stage{{s}}_block{{b}}/shortcut/{ours}",
+                f"layers_{{block2}}/{skip}/ConvBlock_0/{theirs}",
+                when,
+            )
+            for skip, when in _SKIPS
+            for ours, theirs in (("conv", "Conv_0"), ("norm", "BatchNorm_0"))
+        ),
+        Rule("head", "layers_{blocks3}"),
+    ),
+    **_FLAX,
+    preprocess=Preprocess(),
+    families=(
+        *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnet200"),
+        *("wide_resnet*", "resnext50_32x4d", "resnext101_32x8d"),
+        *("resnet18d", "resnet34d", "resnet50d", "resnet101d", "resnet152d", "resnet200d"),
+    ),
+    base={},
+    expresses={
+        "block": ("basic", "bottleneck"),
+        "stem": ("conv7", "deep"),
+        "stem_width": ANY,
+        "shortcut": ("conv", "avg_conv"),
+        "groups": ANY,
+        "group_width": ANY,
+    },
+)
+
+FLAXMODELS = Dialect(
+    name="flaxmodels",
+    rules=(
+        Rule("stem/conv1", "conv1"),
+        Rule("stem/norm1", "bn1"),
+        Rule("stage{s}_block{b}/conv{n}", "layer{s}/block{b0}/conv{n}"),
+        Rule("stage{s}_block{b}/norm{n}", "layer{s}/block{b0}/bn{n}"),
+        Rule("stage{s}_block{b}/shortcut/conv", "layer{s}/block{b0}/downsample/conv"),
+        Rule("stage{s}_block{b}/shortcut/norm", "layer{s}/block{b0}/downsample/bn"),
+        Rule("head", "fc"),
+    ),
+    **{**_FLAX, "leaf_names": {**_FLAX_LEAVES, "conv": "weight", "dense": "weight"}},
+    preprocess=Preprocess(),
+    families=("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
+    base={},
+    expresses={"block": ("basic", "bottleneck")},
+)
+
+# Those of variables of Flax, which go into a file in their collections.
+TREES = (TRANSFORMERS_FLAX, FLAX_EXAMPLE, JAX_RESNET)
+ALL = (*TREES, FLAXMODELS)

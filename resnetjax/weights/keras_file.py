@@ -4,6 +4,8 @@ Three layouts: the legacy one (`layer_names` and `weight_names`, keras/src/legac
 legacy_h5_format.py), that of `.weights.h5` (a group `vars` for every layer, its variables numbered;
 keras/src/saving/saving_lib.py), and `.keras`, a zip archive with a file of the second layout beside
 the model's configuration. Configurations are data: they name things, and never build objects.
+
+Any other HDF5 file is read as what it is: a tree of groups, whose arrays go by their paths.
 """
 
 import re
@@ -44,10 +46,10 @@ _OLD = {
 class KerasFile(NamedTuple):
     """The arrays by `<layer>/<variable>`, in the order of the file's layers, and what is beside.
 
-    Of `metadata`, `container` (keras-h5, keras-weights-h5, keras-zip) and `names` are always there:
-    `given`, or `order` where the file names no layers, and its groups (`conv2d`, `conv2d_1`, ...)
-    only count them by class. `keras_version`, `backend` and `model_config` are there where the
-    file has them.
+    Of `metadata`, `container` (keras-h5, keras-weights-h5, keras-zip; hdf5 for any other tree) and
+    `names` are always there: `given`, or `order` where the file names no layers, and its groups
+    (`conv2d`, `conv2d_1`, ...) only count them by class. `keras_version`, `backend` and
+    `model_config` are there where the file has them.
     """
 
     arrays: dict[str, np.ndarray]
@@ -86,7 +88,7 @@ def parse(data: memoryview) -> KerasFile:
         CorruptFile: The file is truncated, or contradicts itself.
         UnsafeWeights: It refers to other files, describes layers that are code, or asks for memory
             beyond its size.
-        UnsupportedFile: It is an HDF5 file of other things than a Keras model's weights.
+        UnsupportedFile: It is an HDF5 file without arrays of numbers.
     """
     if not hdf5_file.detect(data):
         return _parse_archive(data)
@@ -103,8 +105,7 @@ def parse(data: memoryview) -> KerasFile:
         variables = list(_legacy(weights, layers, metadata.get("model_config")))
         return _read(variables, metadata | {"names": "given"})
     if not {"vars", *_LAYERS} & set(root.names):
-        names = ", ".join(f"{name!r:.40}" for name in root.names[:20])
-        raise UnsupportedFile(f"the HDF5 file is none of Keras; at its top level it has: {names}")
+        return _read(list(_plain(root, ())), metadata | {"container": "hdf5", "names": "given"})
     variables, names = _numbered(root, None)
     return _read(variables, metadata | {"container": "keras-weights-h5", "names": names})
 
@@ -127,7 +128,7 @@ def _parse_archive(data: memoryview) -> KerasFile:
 
 def _read(variables: list[_Variable], metadata: dict[str, Any]) -> KerasFile:
     if not variables:
-        raise UnsupportedFile("the HDF5 file holds no weights of a Keras model")
+        raise UnsupportedFile("the HDF5 file holds no weights")
     layers = dict.fromkeys(variable[:2] for variable in variables)
     occurrences = Counter(layer for _, layer in layers)
     named: dict[str, Dataset] = {}
@@ -172,6 +173,18 @@ def _legacy(weights: Group, layers: list[str], config: Any) -> Iterator[_Variabl
                 variable = "depthwise_kernel"
             models = () if own else (layer, *scope[:-1])
             yield _Variable(models, inner, variable, group.dataset(name))
+
+
+def _plain(group: Group, path: tuple[str, ...]) -> Iterator[_Variable]:
+    """Yields every array of a file that Keras did not write, with the path of its group."""
+    if len(path) > MAX_DEPTH:
+        raise CorruptFile("the HDF5 file nests its groups too deeply")
+    for name in group.names:
+        member = group[name]
+        if isinstance(member, Group):
+            yield from _plain(member, (*path, name))
+        else:
+            yield _Variable((), "/".join(path), name, member)
 
 
 def _unique(names: list[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Weight files that Keras loads into a model that it has built: `.h5` and `.weights.h5`.
+"""HDF5 files: those that Keras loads into a model that it has built, and plain trees.
 
 Keras goes by the order of the layers, which is that of the arrays here; names are for people, and
 for `by_name=True`.
@@ -65,6 +65,20 @@ def encode_numbered(arrays: Mapping[str, np.ndarray]) -> bytes:
     return _write(fill)
 
 
+def encode_tree(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """The bytes of a file of groups within groups, as the names of the arrays say.
+
+    Raises:
+        MissingExtra: h5py is not installed.
+    """
+
+    def fill(file: Any) -> None:
+        for name, array in arrays.items():
+            file.create_dataset(name, data=array)
+
+    return _write(fill)
+
+
 def _layers(arrays: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
     layers: dict[str, dict[str, np.ndarray]] = {}
     for name, array in arrays.items():
@@ -77,7 +91,7 @@ def _write(fill: Any) -> bytes:
     try:
         import h5py
     except ImportError as error:
-        raise MissingExtra('Keras files need h5py: pip install "resnetjax[keras]"') from error
+        raise MissingExtra('HDF5 files need h5py: pip install "resnetjax[keras]"') from error
     written = io.BytesIO()
     with h5py.File(written, "w") as file:
         fill(file)

@@ -53,7 +53,7 @@ class Probe:
         """The net of these arrays, as far as they tell; None if it cannot be of this dialect."""
         if self.dialect.numbered and self.dialect.numbered.projection != "aligned":
             return self._numbered(self.dialect.numbered)
-        if self.dialect.numbered or any("{block0}" in rule.theirs for rule in self.dialect.rules):
+        if self.dialect.numbered or any("{block" in rule.theirs for rule in self.dialect.rules):
             return self._counted()
         blocks = self.dialect.expresses.get("block") or ("bottleneck",)
         for stem, block in itertools.product(("conv7", "deep", "conv3"), reversed(blocks)):
@@ -104,6 +104,8 @@ class Probe:
         """The architecture with just these arrays: a count over all stages tells no stage's end."""
         shapes = {name: array.shape for name, array in self.theirs.items()}
         for name in self.dialect.architectures():
+            if self.array("stem/conv1/kernel", "conv", ARCHITECTURES[name]) is None:
+                continue
             config = self.sized_like(ARCHITECTURES[name])
             expected = leaves(plan(config))
             if len(expected) != len(shapes):

@@ -450,13 +450,34 @@ def drop(*path, attribute=None):
     return change
 
 
+def test_any_other_hdf5_file_is_a_tree_of_arrays():
+    written = io.BytesIO()
+    with h5py.File(written, "w") as file:
+        file["layer1/block0/conv1/weight"] = np.arange(6, dtype=np.float32)
+        file["fc/bias"] = np.ones(2, np.float32)
+        file.create_group("empty")
+    arrays, metadata = parse(written.getvalue())
+    assert {name: array.tolist() for name, array in arrays.items()} == {
+        "fc/bias": [1, 1],
+        "layer1/block0/conv1/weight": [0, 1, 2, 3, 4, 5],
+    }
+    assert metadata["container"] == "hdf5"
+
+
+def test_groups_within_groups_without_end_are_refused():
+    written = io.BytesIO()
+    with h5py.File(written, "w") as file:
+        file["/".join("a" * 52)] = np.ones(2, np.float32)
+    with pytest.raises(CorruptFile, match="nests its groups too deeply"):
+        parse(written.getvalue())
+
+
 @pytest.mark.parametrize(
     ("content", "error", "words"),
     [
         (edited(LEGACY, drop("stem_conv")), CorruptFile, "no '/stem_conv'"),
         (edited(LEGACY, drop("stem_conv", "stem_conv", "bias:0")), CorruptFile, "bias:0"),
         (edited(LEGACY, drop("stem_conv", attribute="weight_names")), CorruptFile, "weight_names"),
-        (edited(LEGACY, drop(attribute="layer_names")), UnsupportedFile, "none of Keras.*block_bn"),
         (edited(NUMBERED, drop("layers", "conv2d", "vars", "0")), CorruptFile, "lacks variables"),
         (edited(NUMBERED, drop("layers")), UnsupportedFile, "no weights"),
         (legacy_bytes({}), UnsupportedFile, "no weights"),
