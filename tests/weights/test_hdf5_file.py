@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from resnetjax.errors import CorruptFile, UnsafeWeights, UnsupportedFile
-from resnetjax.weights import hdf5_file
+from resnetjax.weights import hdf5_file, hdf5_structure
 from tests.weights.bounds import within
 
 SIX = np.arange(6, dtype=np.float32).reshape(2, 3)
@@ -231,3 +231,16 @@ def test_a_heap_of_more_than_64_rows_is_refused_within_a_second(kept, rows):
     content[place : place + 2] = struct.pack("<H", rows)
     with within(seconds=1), pytest.raises(UnsafeWeights, match=f"heap of {rows} rows"):
         hdf5_file.parse(memoryview(content)).text("x0")
+
+
+@pytest.mark.parametrize("mistake", [NameError, AttributeError, AssertionError])
+def test_a_mistake_of_our_own_is_not_taken_for_a_corrupt_file(mistake):
+    with pytest.raises(mistake), hdf5_structure.strictly():
+        raise mistake
+
+
+def test_what_pyfive_asserts_of_a_file_is_a_corrupt_file():
+    from pyfive.misc_low_level import SymbolTable
+
+    with pytest.raises(CorruptFile, match="AssertionError"), hdf5_structure.strictly():
+        SymbolTable(io.BytesIO(bytes(100)), 0)
