@@ -1,8 +1,8 @@
 """Every architecture by name, as data.
 
 Plain names mean what torchvision and timm mean by them (`resnet50` is v1.5: `resnet50_v1` is the
-paper's); other systems' nets carry their family: `keras_`, `kerascv_`, `flax_`, `slim_`, `cifar_`,
-`mlperf_`. Letters as in timm:
+paper's); other systems' nets carry their family: `keras_`, `kerascv_`, `kerashub_`, `flax_`,
+`slim_`, `cifar_`, `mlperf_`. Letters as in timm:
 c, s: deep stem; d: deep stem and average-pooled shortcuts; t: tiered stem and the same; aa, blur:
 anti-aliased; se, eca: channel attention; rs: ResNet-RS; bit: Big Transfer.
 """
@@ -56,6 +56,7 @@ _KERAS: _Fields = {
     "conv_bias": "all",
     "stem_pool_value": "zero",
 }
+_KERAS_RESNEXT: _Fields = {**_KERAS_NORM, "stem_pool_value": "zero"}
 _LAST: _Fields = {"stride_block": "last", "strides": (2, 2, 2, 1)}
 _V2_BIAS: _Fields = {"conv_bias": ("stem", "conv3", "shortcut")}
 _KERAS_V2: _Fields = {**_KERAS_NORM, **_V2, **_LAST, **_V2_BIAS, "stem_pool_value": "zero"}
@@ -216,6 +217,8 @@ ARCHITECTURES: dict[str, Net] = {
     "keras_resnet50": Net(depths=_50, **_KERAS),
     "keras_resnet101": Net(depths=_101, **_KERAS),
     "keras_resnet152": Net(depths=_152, **_KERAS),
+    "keras_resnext50": Net(depths=_50, **_KERAS_RESNEXT, **_x(32, 4)),
+    "keras_resnext101": Net(depths=_101, **_KERAS_RESNEXT, **_x(32, 4)),
     "keras_resnet50v2": Net(depths=_50, **_KERAS_V2),
     "keras_resnet101v2": Net(depths=_101, **_KERAS_V2),
     "keras_resnet152v2": Net(depths=_152, **_KERAS_V2),
@@ -230,6 +233,11 @@ ARCHITECTURES: dict[str, Net] = {
     "kerascv_resnet50v2": Net(depths=_50, **_KERASCV_V2, **_V2_BIAS),
     "kerascv_resnet101v2": Net(depths=_101, **_KERASCV_V2, **_V2_BIAS),
     "kerascv_resnet152v2": Net(depths=_152, **_KERASCV_V2, **_V2_BIAS),
+    # KerasHub's, of PaddleClas's ResNet-vd, as far as they are no resnet*d: the basic blocks of
+    # each first block project in the first stage too, and 200 layers are divided otherwise.
+    "kerashub_resnet18_vd": Net(depths=_18, **_BASIC, **_D, projections=(True,) * 4),
+    "kerashub_resnet34_vd": Net(depths=_34, **_BASIC, **_D, projections=(True,) * 4),
+    "kerashub_resnet200_vd": Net(depths=(3, 12, 48, 3), **_D),
     # Flax's ImageNet example
     "flax_resnet18": Net(depths=_18, **_BASIC, **_FLAX),
     "flax_resnet34": Net(depths=_34, **_BASIC, **_FLAX),

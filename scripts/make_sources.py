@@ -182,7 +182,7 @@ KERASHUB = {
     "resnet_v2_101": "resnetv2_101.a1h_in1k",
 }
 # The others are PaddleClas's ResNet-vd. Its 18 and 34 project in every stage, its 200 has depths of
-# its own: nets that `presets` does not have, so far.
+# its own: those are in `presets` as kerashub_resnet*_vd.
 KERASHUB_VD = {"50": "resnet50d", "101": "resnet101d", "152": "resnet152d"}
 
 

@@ -121,6 +121,9 @@ COUNTS = {
     "keras_resnet50": (25_583_592, 53_120),
     "keras_resnet101": (44_601_832, 105_344),
     "keras_resnet152": (60_268_520, 151_424),
+    # keras_applications 1.0.8: 25,097,128 and 44,315,560 with the moving statistics
+    "keras_resnext50": (25_028_904, 68_224),
+    "keras_resnext101": (44_177_704, 137_856),
     "keras_resnet50v2": (25_568_360, 45_440),
     "keras_resnet101v2": (44_577_896, 97_664),
     "keras_resnet152v2": (60_236_904, 143_744),
@@ -134,6 +137,10 @@ COUNTS = {
     "kerascv_resnet50v2": (25_568_360, 45_440),
     "kerascv_resnet101v2": (44_577_896, 97_664),
     "kerascv_resnet152v2": (60_236_904, 143_744),
+    # keras_hub 0.32, resnet_presets.py: 11,722,824, 21,838,408 and 74,933,064 with the statistics
+    "kerashub_resnet18_vd": (11_712_968, 9_856),
+    "kerashub_resnet34_vd": (21_821_128, 17_280),
+    "kerashub_resnet200_vd": (74_738_504, 194_560),
     "flax_resnet18": (11_689_512, 9_600),
     "flax_resnet34": (21_797_672, 17_024),
     "flax_resnet50": (25_557_032, 53_120),

@@ -93,6 +93,29 @@ class Layout:
         return np.ascontiguousarray(theirs)
 
 
+@dataclass(frozen=True)
+class Depthwise:
+    """A grouped kernel as a depthwise one, whose products a fixed 1x1 adds up (CONVERSION F10).
+
+    Theirs is [height, width, channels in, channels a group]; the last axis counts what a channel
+    gives to each channel out of its group. Ours is [height, width, channels a group, channels out].
+    """
+
+    def load(self, array: np.ndarray) -> np.ndarray | None:
+        """Their array as ours, or None if it can be no grouped kernel."""
+        if array.ndim != 4 or not array.shape[3] or array.shape[2] % array.shape[3]:
+            return None
+        height, width, channels, each = array.shape
+        parts = array.reshape(height, width, channels // each, each, each)
+        return parts.swapaxes(2, 3).reshape(height, width, each, channels)
+
+    def save(self, array: np.ndarray) -> np.ndarray:
+        """Our array as theirs, contiguous."""
+        height, width, each, channels = array.shape
+        parts = array.reshape(height, width, each, channels // each, each)
+        return np.ascontiguousarray(parts.swapaxes(2, 3)).reshape(height, width, channels, each)
+
+
 ANY: tuple[Any, ...] = ()
 MAX_LISTED = 1000  # problems in one message: more arrays than ResNet-152 has
 
@@ -104,7 +127,8 @@ class Dialect:
     Attributes:
         name: As given to `save(dialect=)`.
         rules: The table.
-        leaf_names: What each kind of array is called within its module; "shift" is a norm's bias.
+        leaf_names: What each kind of array is called within its module, and a kernel of a layout
+            that rules name, if otherwise; "shift" is a norm's bias.
         layouts: The layout of each kind of array, and of those that rules name; vectors need none.
         families: Patterns of the architectures that a file of this dialect may hold.
         base: The config fields in which the system differs from the defaults.
@@ -118,6 +142,7 @@ class Dialect:
             number of the net's layers.
         counter: A leaf beside each batch norm's statistics that is no weight: zero on saving.
         ignored: A pattern of names that are no weights.
+        synonyms: Beginnings of names that some files have instead of others; they are not written.
         listing: Where a file lists a block's projection, if its readers go by the order.
         numbered: How layers are numbered, where they have no names; there are no rules then.
     """
@@ -125,7 +150,7 @@ class Dialect:
     name: str
     rules: tuple[Rule, ...]
     leaf_names: Mapping[str, str]
-    layouts: Mapping[str, Layout]
+    layouts: Mapping[str, Layout | Depthwise]
     families: tuple[str, ...]
     base: Mapping[str, Any]
     expresses: Mapping[str, tuple[Any, ...]]
@@ -136,6 +161,7 @@ class Dialect:
     scope: str = ""
     counter: str | None = None
     ignored: str | None = None
+    synonyms: Mapping[str, str] = field(default_factory=dict)
     listing: Projection | None = None
     numbered: Numbered | None = None
 
@@ -161,7 +187,7 @@ class Entry:
     """One array's name in a dialect, and its layout there (None: as ours)."""
 
     name: str
-    layout: Layout | None
+    layout: Layout | Depthwise | None
 
     def load(self, array: np.ndarray) -> np.ndarray | None:
         """Their array as ours, or None if its rank does not fit."""
@@ -181,9 +207,9 @@ def entry(dialect: Dialect, path: str, kind: str, config: ResNetConfig) -> Entry
     if named is None or kind not in dialect.leaf_names:
         return None
     name, layout = named
-    kernel = kind in ("conv", "dense", "channel_conv")
-    layout = dialect.layouts.get(layout if layout and kernel else kind)
-    return Entry(name + dialect.separator + dialect.leaf_names[kind], layout)
+    form = layout if layout and kind in ("conv", "dense", "channel_conv") else kind
+    leaf = dialect.leaf_names.get(form, dialect.leaf_names[kind])
+    return Entry(name + dialect.separator + leaf, dialect.layouts.get(form))
 
 
 def entries(dialect: Dialect, config: ResNetConfig) -> dict[str, Entry]:
@@ -211,6 +237,9 @@ def strip_root(dialect: Dialect, arrays: Mapping[str, np.ndarray]) -> dict[str, 
     }
     if dialect.scope and len({name.partition("/")[0] for name in kept}) == 1:
         kept = {name.partition("/")[2]: array for name, array in kept.items()}
+    for other, usual in dialect.synonyms.items():
+        if not any(name.startswith(usual) for name in kept):
+            kept = {re.sub(f"^{re.escape(other)}", usual, name): kept[name] for name in kept}
     if dialect.numbered:
         return dialect.numbered.renumber(kept)
     # One that is there with and without the prefix keeps it, and so is unexpected.

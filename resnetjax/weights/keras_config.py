@@ -9,6 +9,7 @@ from resnetjax.errors import ConfigError, UnsafeWeights
 
 MAX_DEPTH = 50  # of models within models
 
+_CONVOLUTIONS = ("Conv2D", "Convolution2D", "DepthwiseConv2D")
 # Layers that hold marshalled code, or the path of a program to run in their place.
 _CODE = ("Lambda", "__lambda__", "TFSMLayer")
 # What Keras itself writes of functions, of which it then looks up the name.
@@ -52,7 +53,7 @@ def observed(model_config: Any) -> dict[str, Any]:
         return _kerascv(model_config["config"])
     layers = list(_layers(model_config))
     norms = [config for kind, config in layers if kind == "BatchNormalization"]
-    convs = [config for kind, config in layers if kind in ("Conv2D", "Convolution2D")]
+    convs = [config for kind, config in layers if kind in _CONVOLUTIONS]
     pools = [config for kind, config in layers if kind == "MaxPooling2D"]
     found: dict[str, Any] = {}
     for field, key in (("norm_eps", "epsilon"), ("norm_decay", "momentum")):

@@ -2,13 +2,14 @@
 
 Keras keeps kernels as we do. Names are those of `keras/src/applications/resnet.py` (3.15), of
 KerasCV's `resnet_v1_backbone.py` and `resnet_v2_backbone.py` (0.9), of KerasHub's
-`resnet_backbone.py` (0.32), and of `keras_applications/resnet50.py` (1.0.2, of 2018).
+`resnet_backbone.py` (0.32), and of `keras_applications`: `resnet50.py` (1.0.2, of 2018) and, for
+ResNeXt, `resnet_common.py` (1.0.8, of 2019).
 """
 
 import dataclasses
 
 from resnetjax.config import HALF_MEAN, HALF_STD, Preprocess
-from resnetjax.weights.dialect import ANY, Dialect, Layout, Rule
+from resnetjax.weights.dialect import ANY, Depthwise, Dialect, Layout, Rule
 from resnetjax.weights.numbered import Numbered
 
 KERAS_LEAVES = {
@@ -37,6 +38,8 @@ CAFFE = Preprocess(
 )
 _TF = Preprocess(**_SQUASH, mean=HALF_MEAN, std=HALF_STD)
 _UNIT = Preprocess(**_SQUASH, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+
+_HEADS = {"probs/": "predictions/"}  # the name in keras_applications, before TensorFlow 2.2
 
 _NORM = {"norm_eps": 1.001e-5, "norm_decay": 0.99}
 _V2 = {"order": "pre", "shortcut_norm": False}
@@ -74,6 +77,7 @@ KERAS = Dialect(
     families=("keras_resnet50", "keras_resnet101", "keras_resnet152"),
     base={**_NORM, "stride_on": "reduce", "conv_bias": "all", "stem_pool_value": "zero"},
     expresses={"projections": ANY},
+    synonyms=_HEADS,
 )
 
 KERAS_V2 = Dialect(
@@ -91,6 +95,28 @@ KERAS_V2 = Dialect(
         "stem_pool_value": "zero",
     },
     expresses={"projections": ANY},
+    synonyms=_HEADS,
+)
+
+# The 3x3 of a block is a DepthwiseConv2D, and a fixed reduction (F10): a Lambda without weights,
+# or before 1.0.8 a 1x1 of zeros and ones, `_2_gconv`, which says nothing of the net.
+KERAS_RESNEXT = Dialect(
+    name="keras_resnext",
+    rules=(
+        Rule("stage{s}_block{b}/conv2", "conv{s1}_block{b}_2_conv", layout="depthwise"),
+        *_APPLICATIONS,
+    ),
+    **{
+        **_KERAS,
+        "leaf_names": {**KERAS_LEAVES, "depthwise": "depthwise_kernel"},
+        "layouts": {"depthwise": Depthwise()},
+    },
+    preprocess=Preprocess(**_SQUASH),
+    families=("keras_resnext*",),
+    base={**_NORM, "stem_pool_value": "zero"},
+    expresses={"groups": ANY, "group_width": ANY, "projections": ANY},
+    ignored=r".*_2_gconv/kernel",
+    synonyms=_HEADS,
 )
 
 _LETTERS = "{s1}{b_letter}_branch"
@@ -158,7 +184,7 @@ KERASHUB = Dialect(
     preprocess=Preprocess(),
     families=("resnet18", "resnet34", "resnet26", "resnet50", "resnet101", "resnet152",
               "resnet[0-9]*d", "resnetv2_18", "resnetv2_34", "resnetv2_50", "resnetv2_101",
-              "resnetv2_152"),
+              "resnetv2_152", "kerashub_*"),
     base={},
     expresses={
         "block": ("basic", "bottleneck"),
@@ -211,7 +237,7 @@ KERAS_ORDER = Dialect(
     numbered=Numbered(projection="aligned"),
     **_KERAS,
     preprocess=CAFFE,
-    families=("keras_*", "kerascv_*"),
+    families=("keras_resnet*", "kerascv_*"),
     base={},
     expresses={},
 )
@@ -219,6 +245,7 @@ KERAS_ORDER = Dialect(
 ALL = (
     KERAS,
     KERAS_V2,
+    KERAS_RESNEXT,
     KERAS_2017,
     KERASCV,
     KERASCV_V2,

@@ -13,7 +13,11 @@ import numpy as np
 
 from resnetjax.errors import MissingExtra
 
-_KINDS = {"kernel": "conv2d", "gamma": "batch_normalization"}
+_KINDS = {
+    "kernel": "conv2d",
+    "depthwise_kernel": "depthwise_conv2d",
+    "gamma": "batch_normalization",
+}
 
 
 def encode(arrays: Mapping[str, np.ndarray]) -> bytes:

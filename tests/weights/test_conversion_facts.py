@@ -31,7 +31,7 @@ FACTS = {
     7: "labels",
     8: "names and layouts",
     9: "containers",
-    # 10, Keras's ResNeXt, comes with its dialect.
+    10: "Keras's ResNeXt",
     11: "stem features",
     12: "activations",
     13: "dilation",

@@ -12,7 +12,7 @@ from resnetjax.measure import leaves
 from resnetjax.plan import plan
 from resnetjax.presets import ARCHITECTURES, names
 from resnetjax.weights.detect import detect
-from resnetjax.weights.dialect import entries, inexpressible
+from resnetjax.weights.dialect import Depthwise, entries, inexpressible
 from resnetjax.weights.dialects import DIALECTS, get
 
 EXPRESSED = [
@@ -29,7 +29,10 @@ def file_of(config: ResNetConfig, dialect: str) -> dict[str, np.ndarray]:
     found, named = {}, entries(get(dialect), config)
     for path, leaf in leaves(plan(config)).items():
         array, layout = np.broadcast_to(np.float32(0), leaf.shape), named[path].layout
-        if layout is not None:
+        if isinstance(layout, Depthwise):
+            height, width, each, channels = leaf.shape
+            array = np.broadcast_to(np.float32(0), (height, width, channels, each))
+        elif layout is not None:
             array = array.transpose(np.argsort(layout.permutation))
             array = np.expand_dims(array, layout.singletons)
         root = get(dialect).root if config.num_classes and not path.startswith("head/") else ""

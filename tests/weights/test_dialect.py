@@ -12,6 +12,7 @@ from resnetjax.measure import leaves
 from resnetjax.plan import plan
 from resnetjax.presets import ARCHITECTURES, names
 from resnetjax.weights.dialect import (
+    Depthwise,
     base_config,
     entries,
     inexpressible,
@@ -104,7 +105,9 @@ def test_each_layout_of_a_large_net_is_undone_on_loading(dialect, arch):
         # one value repeated: the foreign array is a view, as saving would make it but for the copy
         layout = named[path].layout
         theirs = ours
-        if layout is not None:
+        if isinstance(layout, Depthwise):
+            theirs = layout.save(ours)
+        elif layout is not None:
             theirs = ours.transpose(np.argsort(layout.permutation))
             theirs = np.expand_dims(theirs, layout.singletons)
         loaded = named[path].load(theirs)
@@ -322,6 +325,23 @@ def test_f08_a_grouped_kernel_keeps_its_groups_apart():
     ours = entry.load(theirs)
     assert ours.shape == (3, 3, 4, 16)
     assert ours[2, 1, 3, 13] == theirs[13, 3, 2, 1]
+
+
+def test_f10_a_depthwise_kernel_and_its_sums_are_one_grouped_kernel():
+    # keras_applications adds up products: out[g, m] = sum over a of x[g, a] * kernel[g, a, m]
+    groups, each = 3, 2
+    rng = np.random.default_rng(0)
+    theirs = rng.normal(size=(3, 3, groups * each, each)).astype(np.float32)
+    window = rng.normal(size=(3, 3, groups * each)).astype(np.float32)
+    products = np.einsum("hwi,hwim->im", window, theirs).reshape(groups, each, each)
+    ours = Depthwise().load(theirs)
+    assert ours is not None
+    for out in range(groups * each):
+        group = slice(out // each * each, (out // each + 1) * each)
+        found = (window[:, :, group] * ours[..., out]).sum()
+        np.testing.assert_allclose(found, products.sum(1).ravel()[out], rtol=1e-5)
+    assert Depthwise().save(ours).tobytes() == theirs.tobytes()
+    assert Depthwise().load(theirs[:, :, :5]) is None
 
 
 def test_f08_a_head_kept_as_a_1x1_convolution_becomes_a_matrix():

@@ -36,7 +36,7 @@ COUNTS = {
     "keras": 12,
     "keras_2017": 2,
     "kerascv": 3,
-    "kerashub": 13,
+    "kerashub": 16,
     "slim": 6,
     "tfhub": 6,
     "bit": 22,
