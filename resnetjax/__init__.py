@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from resnetjax.infer.predict import Prediction, predict
     from resnetjax.nn.resnet import ResNet
     from resnetjax.pretrained import Pretrained, Source
+    from resnetjax.saving import save
     from resnetjax.weights.sources import names
-    from resnetjax.zoo import create, load, save
+    from resnetjax.zoo import create, load
 
 __version__ = "0.1.0"
 
@@ -36,7 +37,7 @@ _HOMES = {
     "load": "zoo",
     "names": "weights.sources",
     "predict": "infer.predict",
-    "save": "zoo",
+    "save": "saving",
 }
 
 __all__ = [

@@ -134,14 +134,17 @@ def convert(
             flax_example, resnetjax.
         arch: Name of the architecture, where the file cannot tell.
     """
-    from resnetjax import zoo
+    from resnetjax import saving, zoo
+    from resnetjax.data import preprocess_formats
 
-    zoo.target_of(destination, dialect=dialect)  # before the work, not after it
+    saving.target_of(destination, dialect=dialect)  # before the work, not after it
     pretrained = zoo.load(source, arch=arch)
-    zoo.save(pretrained, destination, dialect=dialect)
+    saving.save(pretrained, destination, dialect=dialect)
     found = pretrained.source
     print(f"{source}: {found.arch or 'a net without a name'} ({found.dialect}, {found.format})")
     print(f"{destination}: written as {dialect or 'resnetjax'}")
+    if images := saving.images_of(pretrained, destination, dialect=dialect):
+        print(f"it does not say how images are prepared: {preprocess_formats.in_words(images)}")
     return 0
 
 

@@ -1,22 +1,18 @@
-"""Directories that say what they hold by a `config.json`: Transformers', timm's and ours."""
+"""Directories that hold a net: where its weights are, and what a `config.json` says of them."""
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from resnetjax import presets
-from resnetjax.config import Labels, Preprocess, ResNetConfig
-from resnetjax.data import labels as label_sets
-from resnetjax.data import preprocess_formats
 from resnetjax.errors import ConfigError, ResNetJAXError, UnsupportedFile
-from resnetjax.weights import bounded_json, keras_config, tf_bundle
+from resnetjax.layouts import kerashub, native, timm, transformers
+from resnetjax.layouts.description import EVERYTHING, Description, Wanted
+from resnetjax.weights import bounded_json, tf_bundle
 from resnetjax.weights.files import KERASHUB_HEAD
 
-NATIVE = "resnetjax"
 WEIGHT_FILES = (  # in the order in which they are looked for
     "model.safetensors",
     "model.safetensors.index.json",
@@ -26,38 +22,6 @@ WEIGHT_FILES = (  # in the order in which they are looked for
     "model.weights.h5",
 )
 RUN_MODELS = ("best", "latest")  # of a training run, in the order in which they are looked for
-# Transformers' names for the activations that it and we have (transformers/activations.py: ACT2FN).
-ACTIVATIONS = {
-    "relu": "relu",
-    "gelu": "gelu",
-    "gelu_python": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "silu": "silu",
-    "swish": "silu",
-}
-
-
-@dataclass(frozen=True)
-class Description:
-    """What a `config.json` and its neighbours say of the weights beside them.
-
-    Attributes:
-        layout: Whose layout it is: "resnetjax", "transformers", "timm" or "kerashub".
-        config: The net, or None where it was not asked for; the arrays decide on its classes and
-            input channels.
-        arch: The architecture's name, where it has one.
-        preprocess: None where nothing is said.
-        labels: None where nothing is said.
-        licence: None where nothing is said.
-    """
-
-    layout: str
-    config: ResNetConfig | None
-    arch: str | None
-    preprocess: Preprocess | None
-    labels: Labels | None
-    licence: str | None = None
 
 
 def find_weights(folder: Path) -> Path:
@@ -92,15 +56,7 @@ def find_model(path: Path) -> Path:
     return path
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """The parts of a description that are needed; the others are neither parsed nor refused."""
-
-    net: bool = True
-    preprocess: bool = True
-
-
-def describe(path: Path, wanted: Wanted = Wanted()) -> Description | None:
+def describe(path: Path, wanted: Wanted = EVERYTHING) -> Description | None:
     """What a directory says of its weights.
 
     The directory is given as itself, or as its weight file under a usual name. None where there is
@@ -117,7 +73,7 @@ def describe(path: Path, wanted: Wanted = Wanted()) -> Description | None:
     path = folder / "config.json"
     if not path.is_file():
         return None
-    values = _read(path)
+    values = bounded_json.read(path)
     for key, parse in _PARSERS.items():
         if key in values:
             with _naming(str(path)):
@@ -136,12 +92,12 @@ def describe_metadata(metadata: Mapping[str, Any], path: Path) -> Description | 
         ConfigError: It describes a net that cannot be.
         CorruptFile: It is not JSON.
     """
-    if NATIVE not in metadata:
+    if native.NAME not in metadata:
         return None
     what = f"{path}: its metadata"
     with _naming(what):
-        values = bounded_json.loads(str(metadata[NATIVE]).encode(), what=what)
-        return _native(values, path, Wanted())
+        values = bounded_json.loads(str(metadata[native.NAME]).encode(), what=what)
+        return native.parse(values, path, EVERYTHING)
 
 
 @contextmanager
@@ -157,201 +113,44 @@ def _naming(what: str) -> Iterator[None]:
         raise ConfigError(f"{what}: malformed: {error!r}") from error
 
 
-def to_text(described: Description) -> str:
-    """A native `config.json`; a native `.safetensors` file carries it in its metadata too."""
-    values = {
-        "format": NATIVE,
-        "arch": described.arch,
-        "licence": described.licence,
-        "config": described.config.to_json() if described.config else None,
-        "preprocess": described.preprocess.to_json() if described.preprocess else None,
-        "labels": described.labels.to_json() if described.labels else None,
-    }
-    return json.dumps(values, indent=1)
-
-
-def _native(values: Mapping[str, Any], folder: Path, wanted: Wanted) -> Description:
-    if values["format"] != NATIVE:
-        raise UnsupportedFile(f"{folder}: config.json has format {values['format']!r}")
-    return Description(
-        layout=NATIVE,
-        config=ResNetConfig.from_json(values["config"]) if wanted.net else None,
-        arch=values.get("arch"),
-        preprocess=Preprocess.from_json(values["preprocess"])
-        if values.get("preprocess") and wanted.preprocess
-        else None,
-        labels=Labels.from_json(values["labels"]) if values.get("labels") else None,
-        licence=values.get("licence"),
-    )
-
-
-def _transformers(values: Mapping[str, Any], folder: Path, wanted: Wanted) -> Description:
-    if values["model_type"] != "resnet" and wanted.net:
-        raise UnsupportedFile(
-            f"{folder}: a Transformers model of type {values['model_type']!r}, not 'resnet'"
-        )
-    config = from_transformers(values) if wanted.net else None
-    processor = folder / "preprocessor_config.json"
-    preprocess = None
-    if processor.is_file() and wanted.preprocess:
-        preprocess = preprocess_formats.from_transformers(_read(processor))
-    named = values.get("id2label") or {}
-    names = tuple(named[key] for key in sorted(named, key=int))
-    activations: dict[str | None, Any] = {
-        "multi_label_classification": "sigmoid",
-        "regression": "none",
-    }
-    activation = activations.get(values.get("problem_type"), "softmax")
-    labels = _with_ids(Labels(names=names, activation=activation)) if names else None
-    return Description(
-        "transformers",
-        config,
-        architecture_of(config) if config else None,
-        preprocess,
-        labels,
-    )
-
-
-def from_transformers(values: Mapping[str, Any]) -> ResNetConfig:
-    """The net that a Transformers `ResNetConfig` describes; absent fields mean its defaults.
+def compose(described: Description) -> dict[str, bytes]:
+    """The files that say this beside the weights, in the description's layout, by their names.
 
     Raises:
-        ConfigError: An activation that is not supported, or sizes that cannot be.
+        ConfigError: That layout cannot say it; the message names the fields.
     """
-    bottleneck = values.get("layer_type", "bottleneck") == "bottleneck"
-    depths = tuple(values.get("depths", (3, 4, 6, 3)))
-    sizes = values.get("hidden_sizes", (256, 512, 1024, 2048))
-    if bottleneck and any(size % 4 for size in sizes):
-        raise ConfigError(
-            f"hidden_sizes={sizes!r} is not allowed: use multiples of 4 with bottlenecks"
-        )
-    hidden_act = values.get("hidden_act", "relu")
-    if hidden_act not in ACTIVATIONS:
-        raise ConfigError(
-            f"hidden_act={hidden_act!r} is not supported: use {', '.join(ACTIVATIONS)}"
-        )
-    activation = ACTIVATIONS[hidden_act]
-    first = 2 if values.get("downsample_in_first_stage") else 1
-    return ResNetConfig.from_json(
-        {
-            "block": "bottleneck" if bottleneck else "basic",
-            "depths": depths,
-            "widths": [size // 4 if bottleneck else size for size in sizes],
-            "strides": [first, *[2] * (len(depths) - 1)],
-            "dilations": [1] * len(depths),
-            "stride_on": "reduce"
-            if bottleneck and values.get("downsample_in_bottleneck")
-            else "spatial",
-            "stem_width": values.get("embedding_size", 64),
-            "activation": activation,
-            # The other layers keep ResNetConvLayer's default.
-            "inner_activation": None if activation == "relu" else "relu",
-            "in_channels": values.get("num_channels", 3),
-            "num_classes": len(values.get("id2label") or ()) or 1000,
-        }
+    files = _COMPOSERS[described.layout](described)
+    return {name: f"{json.dumps(values, indent=1)}\n".encode() for name, values in files.items()}
+
+
+def leftovers(folder: Path, written: Iterable[str]) -> list[Path]:
+    """What another model left in a directory that would be taken for part of the one written.
+
+    Args:
+        folder: Any directory.
+        written: The names of the files that are written there.
+    """
+    stale = re.compile("|".join(map(re.escape, (*WEIGHT_FILES, *_NEIGHBOURS))) + f"|{_SHARD}")
+    kept = set(written)
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if stale.fullmatch(path.name) and path.name not in kept and path.is_file()
     )
 
 
-def _timm(values: Mapping[str, Any], folder: Path, wanted: Wanted) -> Description:
-    arch = values["architecture"]
-    given = values.get("pretrained_cfg") or values  # older files have its fields beside the others
-    config = None
-    count = values.get("num_classes", given.get("num_classes", 1000))
-    if wanted.net:
-        config = _with_timm_arguments(presets.get(arch), values.get("model_args") or {})
-        config = config.replace(num_classes=count)
-    names = next((v[k] for k in _TIMM_LABELS for v in (values, given) if v.get(k)), ())
-    if isinstance(names, Mapping):
-        names = [names[key] for key in sorted(names, key=int)]
-    described = values.get("label_descriptions") or given.get("label_descriptions") or {}
-    labels = None
-    if names and len(names) == count:
-        readable = tuple(described.get(name, name) for name in names)
-        synsets = all(re.fullmatch(r"n\d{8}", name) for name in names)
-        labels = _with_ids(Labels(names=readable, ids=tuple(names) if synsets else None))
-    return Description(
-        layout="timm",
-        config=config,
-        arch=arch,
-        preprocess=preprocess_formats.from_timm(given)
-        if wanted.preprocess and _TIMM_TRANSFORM & set(given)
-        else None,
-        labels=labels,
-        licence=given.get("license"),
-    )
+_NEIGHBOURS = (transformers.PROCESSOR, "processor_config.json", KERASHUB_HEAD, "task.json")
+_SHARD = r"(model|pytorch_model)-\d{5}-of-\d{5}\.(safetensors|bin)"
 
-
-_TIMM_LABELS = ("label_names", "labels")  # the latter in older files
-_TIMM_TRANSFORM = {"input_size", "crop_pct", "interpolation", "mean", "std"}
-
-# timm's arguments by what they mean here; those that are None matter in training or elsewhere only.
-_TIMM_ARGUMENTS: dict[str, Callable[[Any], dict[str, Any]] | None] = {
-    "num_classes": None,
-    "global_pool": lambda kind: (
-        {"head_pool": {"avg": "average", "": "average", "max": "max"}[kind]}
-        if kind in ("avg", "", "max")
-        else _refuse("global_pool", kind, "'avg' or 'max'")
-    ),
-    "in_chans": lambda channels: {"in_channels": channels},
-    "output_stride": lambda stride: {} if stride == 32 else {"output_stride": stride},
-    "act_layer": lambda name: {"activation": ACTIVATIONS.get(name, name)},
-    "drop_rate": lambda rate: {"dropout": rate},
-    "drop_path_rate": lambda rate: {"drop_path_rate": rate},
-    "zero_init_last": lambda zero: {"zero_init_residual": zero},
-    "pretrained": None,
-    "features_only": None,
-}
-
-
-def _with_timm_arguments(config: ResNetConfig, arguments: Mapping[str, Any]) -> ResNetConfig:
-    changes: dict[str, Any] = {}
-    for name, value in arguments.items():
-        if name not in _TIMM_ARGUMENTS:
-            raise ConfigError(
-                f"model_args has {name}={value!r}, which is not supported: pass config="
-            )
-        translate = _TIMM_ARGUMENTS[name]
-        changes |= translate(value) if translate else {}
-    return config.replace(**changes)
-
-
-def _refuse(name: str, value: object, allowed: str) -> dict[str, Any]:
-    raise ConfigError(f"{name}={value!r} is not supported: use {allowed}")
-
-
-def _kerashub(values: Mapping[str, Any], folder: Path, wanted: Wanted) -> Description:
-    classes = 0
-    if (folder / KERASHUB_HEAD).is_file():
-        classes = _read(folder / "task.json")["config"]["num_classes"]
-    config = keras_config.from_kerashub(values, num_classes=classes) if wanted.net else None
-    arch = architecture_of(config) if config else None
-    return Description("kerashub", config, arch, preprocess=None, labels=None)
-
-
-def architecture_of(config: ResNetConfig) -> str | None:
-    """The architecture that is this net, its classes and input channels aside."""
-    for name, known in presets.ARCHITECTURES.items():
-        if known.replace(num_classes=config.num_classes, in_channels=config.in_channels) == config:
-            return name
-    return None
-
-
-def _with_ids(labels: Labels) -> Labels:
-    """ImageNet's labels with their WordNet ids, and readable where a file gives only the ids."""
-    imagenet = label_sets.get("imagenet_1k")
-    if labels.ids == imagenet.ids and labels.names == labels.ids:
-        return replace(labels, names=imagenet.names)
-    return replace(labels, ids=imagenet.ids) if labels.names == imagenet.names else labels
-
-
-def _read(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        return bounded_json.loads(file.read(bounded_json.MAX_BYTES + 1), what=str(path))
-
-
+# By the key that a layout's `config.json` alone has.
 _PARSERS: dict[str, Callable[[Mapping[str, Any], Path, Wanted], Description]] = {
-    "format": _native,
-    "model_type": _transformers,
-    "architecture": _timm,
-    "registered_name": _kerashub,
+    "format": native.parse,
+    "model_type": transformers.parse,
+    "architecture": timm.parse,
+    "registered_name": kerashub.parse,
+}
+_COMPOSERS: dict[str, Callable[[Description], dict[str, dict[str, Any]]]] = {
+    native.NAME: native.compose,
+    "transformers": transformers.compose,
+    "timm": timm.compose,
 }

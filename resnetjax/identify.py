@@ -5,9 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from resnetjax import folders
+from resnetjax import presets
 from resnetjax.config import Labels, Preprocess, ResNetConfig
 from resnetjax.data import labels as label_sets
+from resnetjax.data import preprocess_formats
+from resnetjax.layouts.description import Description
 from resnetjax.weights import files, keras_config, torch_dialects
 from resnetjax.weights.detect import Detection, as_architecture, detect
 from resnetjax.weights.sources import PublishedWeights
@@ -15,7 +17,7 @@ from resnetjax.weights.sources import PublishedWeights
 
 def identify(
     file: files.WeightFile,
-    described: folders.Description | None,
+    described: Description | None,
     wanted: ResNetConfig | None,
     *,
     name: str,
@@ -27,7 +29,7 @@ def identify(
     known = wanted or (described.config if described else None)
     seen = detect(file.arrays, source=name, known=known)
     if known is not None:
-        seen = dataclasses.replace(seen, arch=folders.architecture_of(seen.config))
+        seen = dataclasses.replace(seen, arch=presets.architecture_of(seen.config))
         if wanted is None and described and described.arch:
             seen = dataclasses.replace(seen, arch=described.arch)
         return seen, tuple(assumed)
@@ -86,7 +88,7 @@ def _as_described(seen: Detection, model_config: Any) -> tuple[Detection, set[st
     config = seen.config.replace(**fields)
     if config == seen.config:
         return seen, set(fields)
-    arch = folders.architecture_of(config)
+    arch = presets.architecture_of(config)
     return dataclasses.replace(seen, config=config, arch=arch, alternatives=()), set(fields)
 
 
@@ -101,7 +103,7 @@ _KNOWN_LABELS = {
 
 def preprocess_of(
     found: Detection,
-    described: folders.Description | None,
+    described: Description | None,
     published: PublishedWeights | None = None,
 ) -> tuple[Preprocess, tuple[str, ...]]:
     """How images are prepared, and what had to be assumed for it."""
@@ -114,12 +116,12 @@ def preprocess_of(
         dialect = torch_dialects.AKAMASTER  # whose are the CIFAR nets
     taken = with_channels(dialect.preprocess, found.config.in_channels)
     who = f"images prepared as by {dialect.name} (preprocess= decides)"
-    return taken, (f"{who}: {_in_words(taken)}",)
+    return taken, (f"{who}: {preprocess_formats.in_words(taken)}",)
 
 
 def labels_of(
     found: Detection,
-    described: folders.Description | None,
+    described: Description | None,
     published: PublishedWeights | None = None,
 ) -> tuple[Labels | None, tuple[str, ...]]:
     """What the outputs mean, where that is known, and what had to be assumed for it."""
@@ -133,12 +135,6 @@ def labels_of(
     if known is None:
         return None, ()
     return label_sets.get(known), (f"{classes} classes are those of {known} (labels= decides)",)
-
-
-def _in_words(preprocess: Preprocess) -> str:
-    height, width = preprocess.crop_px
-    resize = f"{preprocess.resize_mode} {preprocess.resize_px} {preprocess.interpolation}"
-    return f"{resize}, crop {height}x{width}, mean {preprocess.mean}, std {preprocess.std}"
 
 
 def with_channels(preprocess: Preprocess, channels: int) -> Preprocess:

@@ -297,3 +297,16 @@ def get(name: str) -> Net:
         hint = f": did you mean {', '.join(near)}?" if near else ""
         raise UnknownName(f"no architecture is called {name!r}{hint} (names() lists all)")
     return ARCHITECTURES[name]
+
+
+def architecture_of(config: Net) -> str | None:
+    """The architecture that is this net, its classes and input channels aside.
+
+    Example:
+        >>> architecture_of(get("resnet50").replace(num_classes=10))
+        'resnet50'
+    """
+    for name, known in ARCHITECTURES.items():
+        if known.replace(num_classes=config.num_classes, in_channels=config.in_channels) == config:
+            return name
+    return None

@@ -1,8 +1,8 @@
-"""Load a pretrained net from what people have, and save it as what they want."""
+"""Load a pretrained net from what people have, or make one with random weights."""
 
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -10,38 +10,22 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors.numpy
 
 from resnetjax import folders, presets
 from resnetjax.config import Labels, Preprocess, ResNetConfig
-from resnetjax.errors import (
-    AssumptionWarning,
-    ConfigError,
-    CorruptFile,
-    UnsupportedFile,
-    WeightsMismatch,
-)
+from resnetjax.errors import AssumptionWarning, ConfigError, CorruptFile, WeightsMismatch
 from resnetjax.identify import identify, labels_of, preprocess_of, with_channels
+from resnetjax.layouts import native
+from resnetjax.layouts.description import Description, Wanted
 from resnetjax.locate import locate
 from resnetjax.measure import Leaf, leaves
 from resnetjax.nn.init import initialize
 from resnetjax.nn.resnet import ResNet
 from resnetjax.plan import plan
-from resnetjax.pretrained import Pretrained, Source, Variables, flatten, make_variables, seed_of
-from resnetjax.weights import (
-    dialects,
-    files,
-    flax_dialects,
-    keras_dialects,
-    keras_writer,
-    msgpack_file,
-    npz_file,
-    passes,
-    torch_dialects,
-    torch_writer,
-)
+from resnetjax.pretrained import Pretrained, Source, Variables, make_variables, seed_of
+from resnetjax.weights import files
 from resnetjax.weights.detect import Detection
-from resnetjax.weights.dialect import Dialect, inexpressible, load_arrays, save_arrays
+from resnetjax.weights.dialect import load_arrays
 
 
 def create(
@@ -115,7 +99,7 @@ def load(
         raise ConfigError(f"arch={arch!r} and config are both given: use one of them")
     path, published = locate(source)
     wanted = presets.get(arch) if arch is not None else config
-    parts = folders.Wanted(net=wanted is None, preprocess=preprocess is None)
+    parts = Wanted(net=wanted is None, preprocess=preprocess is None)
     described = folders.describe(path, parts)
     file = files.read(folders.find_weights(path) if path.is_dir() else path)
     described = _with_metadata(described, file, path)
@@ -167,123 +151,6 @@ def load(
     )
 
 
-def save(
-    pretrained: Pretrained, path: str | os.PathLike[str], *, dialect: str | None = None
-) -> None:
-    """Writes a net as a directory that `load` reads, or its arrays under another system's names.
-
-    What that system spells otherwise is rewritten exactly: a bias that a norm follows goes into its
-    mean, another epsilon into its variances, blue first into the stem. How images are prepared
-    (`pretrained.preprocess`) is written with our own names only. Files are written beside their
-    place and then renamed, so that what was there stays until all is written.
-
-    Args:
-        pretrained: What to write.
-        path: A `.safetensors` or `.npz` file; of a torch dialect a `.pth`, `.pt` or `.bin`, of a
-            Keras dialect a `.h5` (legacy) or `.weights.h5`, weights alone; of a Flax dialect a
-            `.msgpack` of its variables, of flaxmodels a `.h5`. Anything else is a directory, made
-            where it is absent, that gets `config.json` and `model.safetensors`.
-        dialect: Whose names the arrays get in a file; ours by default.
-
-    Raises:
-        ConfigError: The dialect's system has no such net; the fields are named. Weights may always
-            go back to the dialect that they came from.
-        UnsupportedFile: The path ends as a weight file that is not written (`.pth`, `.h5`, ...).
-        UnknownName: There is no such dialect.
-    """
-    path = Path(path)
-    target = target_of(path, dialect=dialect)
-    config, arrays = pretrained.config, flatten(pretrained.variables)
-    if pretrained.source.dialect != target.name:
-        arrays, config = passes.adapt(arrays, config, target)
-        if wrong := inexpressible(target, config):
-            raise ConfigError(
-                f"dialect {target.name} cannot express this net:\n  " + "\n  ".join(wrong)
-            )
-        # Ours says how images are prepared; others are read as their dialect prepares them.
-        turned = pretrained.preprocess.channel_order != target.preprocess.channel_order
-        if turned and target is not dialects.NATIVE and config.in_channels == 3:
-            arrays, _ = passes.reverse_channels(arrays, pretrained.preprocess)
-    named = save_arrays(target, arrays, config)
-    metadata = dict(target.metadata)
-    contents: dict[Path, bytes] = {}
-    if target is dialects.NATIVE:
-        metadata[folders.NATIVE] = description = _describe(pretrained)
-        if path.suffix != _SUFFIX:
-            path.mkdir(parents=True, exist_ok=True)
-            contents[path / "config.json"] = f"{description}\n".encode()
-            path = path / "model.safetensors"
-    encode = _OWN_WRITERS.get((_form(path), target.name), _WRITERS[_form(path)])
-    contents[path] = encode(named, metadata)
-    files.write(contents)
-
-
-def target_of(path: str | os.PathLike[str], *, dialect: str | None = None) -> Dialect:
-    """The dialect that `save` writes at a path, ours by default.
-
-    Raises:
-        UnsupportedFile: The path ends as a weight file that is not written, or is to be a directory
-            of another dialect's; or it ends as another system's file, of none of its dialects.
-        UnknownName: There is no such dialect.
-    """
-    path = Path(path)
-    target = dialects.get(dialect or dialects.NATIVE.name)
-    form = _form(path)
-    if form in _UNWRITTEN and not path.is_dir():
-        raise UnsupportedFile(f"{path}: {form} is not written: use {', '.join(_WRITERS)}")
-    if form not in _WRITERS and target is not dialects.NATIVE:
-        raise UnsupportedFile(
-            f"{path}: to write dialect {dialect} use a file in {', '.join(_WRITERS)}"
-        )
-    for forms, allowed in _FORMS.items():
-        if form in forms and target not in allowed:
-            names = ", ".join(known.name for known in allowed)
-            raise UnsupportedFile(f"{path}: dialect= of a {form} file is one of {names}")
-    return target
-
-
-def _form(path: Path) -> str:
-    """What the name of a file ends in."""
-    return "".join(path.suffixes[-2:]) if path.name.endswith(".weights.h5") else path.suffix
-
-
-_SUFFIX = ".safetensors"
-_TORCH = (".pth", ".pt", ".bin")
-_WRITERS: dict[str, Callable[[dict[str, np.ndarray], dict[str, str]], bytes]] = {
-    _SUFFIX: safetensors.numpy.save,
-    **dict.fromkeys(_TORCH, lambda arrays, _: torch_writer.encode(arrays)),
-    ".npz": lambda arrays, _: npz_file.encode(arrays),
-    ".h5": lambda arrays, _: keras_writer.encode(arrays),
-    ".weights.h5": lambda arrays, _: keras_writer.encode_numbered(arrays),
-    ".msgpack": lambda arrays, _: msgpack_file.encode(arrays),
-}
-_OWN_WRITERS: dict[tuple[str, str], Callable[..., bytes]] = {
-    (".h5", flax_dialects.FLAXMODELS.name): lambda arrays, _: keras_writer.encode_tree(arrays),
-}
-# Whose names a file of a form may have; an npz cannot say what ours says of itself.
-_FORMS = {
-    _TORCH: torch_dialects.ALL,
-    (".h5",): (*keras_dialects.ALL, flax_dialects.FLAXMODELS),
-    (".weights.h5",): keras_dialects.ALL,
-    (".msgpack",): flax_dialects.TREES,
-    (".npz",): tuple(x for x in dialects.DIALECTS.values() if x is not dialects.NATIVE),
-}
-_UNWRITTEN = (".th", ".ckpt", ".keras", ".onnx")
-
-
-def _describe(pretrained: Pretrained) -> str:
-    return folders.to_text(
-        folders.Description(
-            layout=folders.NATIVE,
-            config=pretrained.config,
-            arch=pretrained.source.arch,
-            preprocess=pretrained.preprocess,
-            labels=pretrained.labels,
-            licence=pretrained.source.licence,
-        )
-    )
-
-
 def fold_channels(kernel: np.ndarray, in_channels: int) -> np.ndarray:
     """A stem kernel [height, width, in, out] for another number of channels, as timm folds it.
 
@@ -304,15 +171,15 @@ def fold_channels(kernel: np.ndarray, in_channels: int) -> np.ndarray:
 
 
 def _with_metadata(
-    described: folders.Description | None, file: files.WeightFile, path: Path
-) -> folders.Description | None:
+    described: Description | None, file: files.WeightFile, path: Path
+) -> Description | None:
     """The description, or else what a native file says of itself; they may not contradict.
 
     Raises:
         CorruptFile: They describe different nets, as after a save that was cut short.
     """
     own = folders.describe_metadata(file.metadata, path)
-    if described is None or described.layout != folders.NATIVE or described.config is None:
+    if described is None or described.layout != native.NAME or described.config is None:
         return described or own
     if own is not None and own.config != described.config:
         raise CorruptFile(f"{path}: config.json describes another net than the weights do")

@@ -5,10 +5,12 @@ import re
 
 import pytest
 
-from resnetjax import folders
+from resnetjax import folders, presets
 from resnetjax.config import Labels, Preprocess, ResNetConfig
 from resnetjax.data import labels as label_sets
 from resnetjax.errors import ConfigError, CorruptFile, UnknownName, UnsupportedFile
+from resnetjax.layouts import native
+from resnetjax.layouts.description import Description
 from resnetjax.presets import ARCHITECTURES
 
 # microsoft/resnet-50 and its preprocessor, shortened
@@ -235,7 +237,7 @@ def test_an_architecture_of_timm_that_is_not_known_is_refused_by_name(describe):
 
 
 def test_our_own_config_comes_back_whole(describe):
-    written = folders.Description(
+    written = Description(
         layout="resnetjax",
         config=ResNetConfig(depths=(1, 1, 1, 1), num_classes=2, conv_bias=("stem",)),
         arch="my_net",
@@ -243,12 +245,12 @@ def test_our_own_config_comes_back_whole(describe):
         labels=Labels(names=("cat", "dog"), activation="sigmoid"),
         licence="mit",
     )
-    assert describe(folders.to_text(written)) == written
+    assert describe(native.to_text(written)) == written
 
 
 def test_our_own_config_may_know_neither_images_nor_labels(describe):
-    written = folders.Description("resnetjax", ARCHITECTURES["resnet18"], None, None, None)
-    assert describe(folders.to_text(written)) == written
+    written = Description("resnetjax", ARCHITECTURES["resnet18"], None, None, None)
+    assert describe(native.to_text(written)) == written
 
 
 def test_another_format_than_ours_is_refused(describe):
@@ -338,5 +340,5 @@ def test_a_folder_without_weights_is_refused_with_the_names_looked_for(tmp_path)
 def test_an_architecture_is_recognised_whatever_its_classes_and_channels():
     for name in ("resnet50", "keras_resnet50v2", "cifar_wrn28_10"):
         config = ARCHITECTURES[name].replace(num_classes=3, in_channels=1)
-        assert folders.architecture_of(config) == name
-    assert folders.architecture_of(ARCHITECTURES["resnet50"].replace(norm_eps=1e-4)) is None
+        assert presets.architecture_of(config) == name
+    assert presets.architecture_of(ARCHITECTURES["resnet50"].replace(norm_eps=1e-4)) is None

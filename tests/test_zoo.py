@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from resnetjax import zoo
+from resnetjax import saving, zoo
 from resnetjax.config import Labels, Preprocess, ResNetConfig
 from resnetjax.data import labels as label_sets
 from resnetjax.errors import (
@@ -129,7 +129,7 @@ def load():
 def test_a_saved_net_comes_back_whole_and_nothing_is_assumed(tmp_path, name):
     source = Source(arch="my_net", licence="mit")
     saved = pretrained(preprocess=PREPROCESS, labels=LABELS, source=source)
-    zoo.save(saved, tmp_path / name)
+    saving.save(saved, tmp_path / name)
     found = zoo.load(tmp_path / name)  # a warning would be an error
     assert found.config == TINY
     assert_bit_equal(flat(found), flat(saved))
@@ -142,21 +142,21 @@ def test_what_names_and_shapes_cannot_tell_survives_saving(tmp_path):
     config = TINY.replace(
         norm_eps=1e-3, stem_pool_value="zero", padding="same", activation="silu", antialias="blur"
     )
-    zoo.save(pretrained(config, labels=LABELS), tmp_path / "net")
+    saving.save(pretrained(config, labels=LABELS), tmp_path / "net")
     assert zoo.load(tmp_path / "net").config == config
 
 
 def test_a_net_without_batch_statistics_is_saved_and_loaded(tmp_path):
     config = TINY.replace(norm="group", norm_groups=4)
     saved = zoo.create(config)
-    zoo.save(Pretrained(model=saved[0], variables=saved[1], labels=LABELS), tmp_path / "net")
+    saving.save(Pretrained(model=saved[0], variables=saved[1], labels=LABELS), tmp_path / "net")
     found = zoo.load(tmp_path / "net")
     assert found.variables.keys() == {"params"}
     assert jax.tree.structure(found.variables) == jax.tree.structure(saved[1])
 
 
 def test_the_source_has_the_digest_of_the_file(tmp_path):
-    zoo.save(pretrained(labels=LABELS), tmp_path / "net.safetensors")
+    saving.save(pretrained(labels=LABELS), tmp_path / "net.safetensors")
     digest = hashlib.sha256((tmp_path / "net.safetensors").read_bytes()).hexdigest()
     assert zoo.load(tmp_path / "net.safetensors").source.sha256 == digest
 
@@ -404,7 +404,7 @@ def test_a_new_head_follows_its_seed(write, load):
 
 
 def test_as_many_classes_as_the_file_has_keep_its_head_and_labels(tmp_path):
-    zoo.save(pretrained(labels=LABELS), tmp_path / "net")
+    saving.save(pretrained(labels=LABELS), tmp_path / "net")
     found = zoo.load(tmp_path / "net", num_classes=CLASSES)
     assert_bit_equal(flat(found), arrays_of(TINY))
     assert found.labels == LABELS
@@ -506,13 +506,13 @@ def test_a_stem_that_was_skipped_is_drawn_for_the_channels_asked_for(write, load
 
 def test_weights_go_back_to_where_they_came_from_to_the_bit(write, load, tmp_path):
     path = write("timm")
-    zoo.save(load(path), tmp_path / "back.safetensors", dialect="timm")
+    saving.save(load(path), tmp_path / "back.safetensors", dialect="timm")
     before = safetensors.numpy.load_file(path)
     assert_bit_equal(safetensors.numpy.load_file(tmp_path / "back.safetensors"), before)
 
 
 def test_a_file_for_torch_says_so_as_transformers_demands(write, load, tmp_path):
-    zoo.save(load(write("timm")), tmp_path / "back.safetensors", dialect="timm")
+    saving.save(load(write("timm")), tmp_path / "back.safetensors", dialect="timm")
     with safetensors.safe_open(tmp_path / "back.safetensors", "numpy") as file:
         assert file.metadata() == {"format": "pt"}
 
@@ -523,7 +523,7 @@ def test_a_net_that_a_system_cannot_have_is_refused_field_by_field(tmp_path):
         ConfigError,
         match=r"timm cannot express(.|\n)*stem_pool_padding='same'(.|\n)*padding='same'",
     ):
-        zoo.save(pretrained(config, labels=LABELS), tmp_path / "x.safetensors", dialect="timm")
+        saving.save(pretrained(config, labels=LABELS), tmp_path / "x.safetensors", dialect="timm")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -531,18 +531,18 @@ def test_a_net_may_always_go_back_to_the_dialect_that_it_came_from(write, load, 
     mine = TINY.replace(padding="same")
     path = write("transformers")
     found = load(path, config=mine)
-    zoo.save(found, tmp_path / "back.safetensors", dialect="transformers")
+    saving.save(found, tmp_path / "back.safetensors", dialect="transformers")
     before = safetensors.numpy.load_file(path)
     assert_bit_equal(safetensors.numpy.load_file(tmp_path / "back.safetensors"), before)
     with pytest.raises(ConfigError, match="timm cannot express"):
-        zoo.save(found, tmp_path / "other.safetensors", dialect="timm")
+        saving.save(found, tmp_path / "other.safetensors", dialect="timm")
 
 
 @pytest.mark.parametrize("name", ["net.pth", "net.pt", "net.bin"])
 @pytest.mark.parametrize("dialect", ["timm", "transformers"])
 def test_a_state_dict_comes_back_bit_for_bit(tmp_path, name, dialect):
     before = pretrained(labels=LABELS)
-    zoo.save(before, tmp_path / name, dialect=dialect)
+    saving.save(before, tmp_path / name, dialect=dialect)
     with pytest.warns(AssumptionWarning):
         after = zoo.load(tmp_path / name, config=TINY)
     assert (after.source.format, after.source.dialect) == ("torch-zip", dialect)
@@ -559,7 +559,7 @@ def plainest(dialect: str) -> ResNetConfig:
 def test_an_npz_comes_back_bit_for_bit(tmp_path, dialect):
     prepared = dialects.get(dialect).preprocess
     before = pretrained(plainest(dialect), labels=LABELS, preprocess=prepared)
-    zoo.save(before, tmp_path / "net.npz", dialect=dialect)
+    saving.save(before, tmp_path / "net.npz", dialect=dialect)
     with pytest.warns(AssumptionWarning):
         after = zoo.load(tmp_path / "net.npz")
     assert (after.source.format, after.source.dialect) == ("npz", dialect)
@@ -572,7 +572,7 @@ def test_an_npz_comes_back_bit_for_bit(tmp_path, dialect):
 def test_a_keras_file_comes_back_bit_for_bit(tmp_path, name, dialect):
     prepared = dialects.get(dialect).preprocess
     before = pretrained(plainest(dialect), labels=LABELS, preprocess=prepared)
-    zoo.save(before, tmp_path / name, dialect=dialect)
+    saving.save(before, tmp_path / name, dialect=dialect)
     with pytest.warns(AssumptionWarning):
         after = zoo.load(tmp_path / name)
     container = "keras-h5" if name == "net.h5" else "keras-weights-h5"
@@ -587,7 +587,7 @@ def test_f06_a_net_for_blue_first_gives_the_same_logits_once_it_is_ours(tmp_path
         plainest("keras"), labels=LABELS, preprocess=dialects.get("keras").preprocess
     )
     assert before.preprocess.channel_order == "bgr"
-    zoo.save(before, tmp_path / name)
+    saving.save(before, tmp_path / name)
     after = zoo.load(tmp_path / name)
     red_first = jax.random.normal(jax.random.key(0), (1, 33, 33, 3))
 
@@ -606,7 +606,7 @@ def test_a_grey_net_goes_to_a_dialect_of_blue_first(tmp_path):
     grey = plainest("keras").replace(in_channels=1)
     prepared = Preprocess(mean=(0.5,), std=(0.5,))
     before = pretrained(grey, labels=LABELS, preprocess=prepared)
-    zoo.save(before, tmp_path / "net.h5", dialect="keras")
+    saving.save(before, tmp_path / "net.h5", dialect="keras")
     with pytest.warns(AssumptionWarning):
         after = zoo.load(tmp_path / "net.h5", preprocess=prepared)
     assert_bit_equal(flatten(after.variables), flatten(before.variables))
@@ -614,7 +614,7 @@ def test_a_grey_net_goes_to_a_dialect_of_blue_first(tmp_path):
 
 def test_f09_a_projection_is_written_where_keras_lists_it(tmp_path):
     before = pretrained(plainest("keras"), preprocess=dialects.get("keras").preprocess)
-    zoo.save(before, tmp_path / "net.h5", dialect="keras")
+    saving.save(before, tmp_path / "net.h5", dialect="keras")
     with h5py.File(tmp_path / "net.h5") as file:
         layers = np.asarray(file.attrs["layer_names"]).astype(str).tolist()
         weights = np.asarray(file["conv1_bn"].attrs["weight_names"]).astype(str).tolist()
@@ -629,18 +629,18 @@ def test_f09_a_projection_is_written_where_keras_lists_it(tmp_path):
 def test_a_torch_file_has_a_torch_dialect(tmp_path):
     for dialect in (None, "slim_v1"):
         with pytest.raises(UnsupportedFile, match="is one of akamaster"):
-            zoo.save(pretrained(labels=LABELS), tmp_path / "net.pth", dialect=dialect)
+            saving.save(pretrained(labels=LABELS), tmp_path / "net.pth", dialect=dialect)
     with pytest.raises(UnsupportedFile, match="is one of akamaster"):
-        zoo.save(pretrained(labels=LABELS), tmp_path / "net.npz")
+        saving.save(pretrained(labels=LABELS), tmp_path / "net.npz")
     with pytest.raises(UnsupportedFile, match="is one of keras"):
-        zoo.save(pretrained(labels=LABELS), tmp_path / "net.weights.h5", dialect="timm")
+        saving.save(pretrained(labels=LABELS), tmp_path / "net.weights.h5", dialect="timm")
 
 
 def test_what_keras_spells_otherwise_is_rewritten_for_transformers(tmp_path):
     config = plainest("keras")
     assert (config.conv_bias, config.norm_eps, config.stem_pool_value) == ("all", 1.001e-5, "zero")
     keras = pretrained(config, labels=LABELS, preprocess=dialects.get("keras").preprocess)
-    zoo.save(keras, tmp_path / "net.safetensors", dialect="transformers")
+    saving.save(keras, tmp_path / "net.safetensors", dialect="transformers")
     plain = config.replace(conv_bias="none", norm_eps=1e-5, stem_pool_value="-inf")
     with pytest.warns(AssumptionWarning):
         found = zoo.load(tmp_path / "net.safetensors", config=plain)
@@ -649,23 +649,165 @@ def test_what_keras_spells_otherwise_is_rewritten_for_transformers(tmp_path):
     ours = found.model.apply(found.variables, bgr[..., ::-1])  # red first
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * float(jnp.abs(theirs).max()))
     with pytest.raises(ConfigError, match=r"timm cannot express(.|\n)*stride_on='reduce'"):
-        zoo.save(keras, tmp_path / "net.pth", dialect="timm")
+        saving.save(keras, tmp_path / "net.pth", dialect="timm")
 
 
 @pytest.mark.parametrize("name", ["net.ckpt", "net.onnx", "net.keras"])
 def test_a_form_that_is_not_written_is_refused_with_those_that_are(tmp_path, name):
     with pytest.raises(UnsupportedFile, match=r"is not written: use .safetensors"):
-        zoo.save(pretrained(labels=LABELS), tmp_path / name)
+        saving.save(pretrained(labels=LABELS), tmp_path / name)
 
 
-def test_a_directory_is_ours_alone(tmp_path):
-    with pytest.raises(UnsupportedFile, match=r"to write dialect timm.* .safetensors"):
-        zoo.save(pretrained(labels=LABELS), tmp_path / "net", dialect="timm")
+# Directories as other systems have them.
+
+RESNET18 = ARCHITECTURES["resnet18"].replace(num_classes=CLASSES)
+CAFFE = dialects.get("keras").preprocess
+
+
+def contents(folder) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        TINY,
+        TINY.replace(num_classes=0, in_channels=1),
+        TINY.replace(activation="gelu_tanh", inner_activation="relu", strides=(2, 2)),
+        ResNetConfig(depths=(1, 2), widths=(8, 12), strides=(1, 2), dilations=(1, 1),
+                     stride_on="reduce", num_classes=CLASSES),
+    ],
+    ids=["basic", "headless", "gelu", "bottleneck"],
+)  # fmt: skip
+def test_a_directory_for_transformers_comes_back_whole(tmp_path, config):
+    channels = config.in_channels
+    prepared = Preprocess(
+        crop_px=(64, 64), resize_px=73, crop_rounding="floor",
+        mean=(0.5,) * channels, std=(0.25,) * channels,
+    )  # fmt: skip
+    labels = LABELS if config.num_classes else None
+    before = pretrained(config, labels=labels, preprocess=prepared)
+    saving.save(before, tmp_path / "net", dialect="transformers")
+    names = {"config.json", "model.safetensors", "preprocessor_config.json"}
+    assert contents(tmp_path / "net").keys() == names
+    after = zoo.load(tmp_path / "net")  # a warning would be an error
+    assert after.config == config
+    assert (after.labels, after.preprocess) == (labels, prepared)
+    assert_bit_equal(flat(after), flat(before))
+
+
+@pytest.mark.parametrize(
+    ("arch", "changes"),
+    [
+        ("test_resnet", {"in_channels": 1, "dropout": 0.5, "drop_path_rate": 0.1}),
+        ("test_resnet", {"activation": "silu", "head_pool": "max", "num_classes": 0}),
+        ("resnetv2_18d", {"output_stride": 16, "zero_init_residual": True}),
+    ],
+)
+def test_a_directory_for_timm_comes_back_whole(tmp_path, arch, changes):
+    config = ARCHITECTURES[arch].replace(**{"num_classes": CLASSES, **changes})
+    prepared = Preprocess(
+        crop_px=(160, 128), resize_mode="squash", resize_px=(160, 128), interpolation="bicubic",
+        mean=(0.5,) * config.in_channels, std=(0.25,) * config.in_channels,
+    )  # fmt: skip
+    labels = Labels(names=LABELS.names) if config.num_classes else None
+    source = Source(arch=arch, licence="mit")
+    before = pretrained(config, labels=labels, preprocess=prepared, source=source)
+    dialect = "timm_v2" if config.order == "pre" else "timm"
+    saving.save(before, tmp_path / "net", dialect=dialect)
+    assert contents(tmp_path / "net").keys() == {"config.json", "model.safetensors"}
+    after = zoo.load(tmp_path / "net")
+    assert after.config == config
+    assert (after.labels, after.preprocess) == (labels, prepared)
+    assert (after.source.arch, after.source.licence) == (arch, "mit")
+    assert_bit_equal(flat(after), flat(before))
+
+
+def test_imagenets_labels_go_to_timm_by_their_wordnet_ids(tmp_path):
+    imagenet = label_sets.get("imagenet_1k")
+    config = ARCHITECTURES["test_resnet"].replace(num_classes=1000)
+    saving.save(pretrained(config, labels=imagenet), tmp_path / "net", dialect="timm")
+    written = json.loads((tmp_path / "net" / "config.json").read_text())
+    assert written["label_names"][285] == "n02124075"
+    assert written["label_descriptions"]["n02124075"] == "Egyptian cat"
+    assert zoo.load(tmp_path / "net").labels == imagenet
+
+
+def test_classes_without_names_are_numbered_as_transformers_does(tmp_path):
+    saving.save(pretrained(), tmp_path / "net", dialect="transformers")
+    written = json.loads((tmp_path / "net" / "config.json").read_text())
+    assert written["id2label"]["4"] == "LABEL_4"
+    assert written["label2id"]["LABEL_4"] == 4
+    after = zoo.load(tmp_path / "net")
+    assert (after.config.num_classes, after.labels) == (CLASSES, None)
+
+
+def test_dilations_that_an_output_stride_gives_are_said_as_one_to_timm(tmp_path):
+    dilated = RESNET18.replace(strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4))
+    saving.save(pretrained(dilated), tmp_path / "net", dialect="timm")
+    after = zoo.load(tmp_path / "net")
+    assert after.config.output_stride == 8
+    assert plan(after.config) == plan(dilated)
+
+
+def test_a_net_that_is_no_architecture_of_timms_is_refused_with_what_the_nearest_has(tmp_path):
+    config = RESNET18.replace(widths=(8, 16, 24, 32))
+    nearest = r"resnet18, has other\n  widths=\(64, 128, 256, 512\), not \(8, 16, 24, 32\)"
+    with pytest.raises(ConfigError, match=nearest):
+        saving.save(pretrained(config, labels=LABELS), tmp_path / "net", dialect="timm")
+    assert not (tmp_path / "net").exists()
+
+
+def test_what_a_description_cannot_say_of_labels_and_images_is_refused_by_its_field(tmp_path):
+    config = ARCHITECTURES["test_resnet"].replace(num_classes=CLASSES)
+    with pytest.raises(ConfigError, match=r"labels\.activation='sigmoid'"):
+        saving.save(pretrained(config, labels=LABELS), tmp_path / "net", dialect="timm")
+    uncropped = Preprocess(resize_mode="none", resize_px=None)
+    with pytest.raises(ConfigError, match="resize_mode='none'"):
+        saving.save(pretrained(config, preprocess=uncropped), tmp_path / "net", dialect="timm")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_must_say_the_net_even_where_it_came_from(write, load, tmp_path):
+    found = load(write("transformers"), config=TINY.replace(padding="same"))
+    with pytest.raises(ConfigError, match="padding='same'"):
+        saving.save(found, tmp_path / "net", dialect="transformers")
+
+
+def test_f6_a_net_for_blue_first_is_turned_with_its_mean_for_transformers(tmp_path):
+    saving.save(
+        pretrained(TINY, labels=LABELS, preprocess=CAFFE), tmp_path / "net", dialect="transformers"
+    )
+    after = zoo.load(tmp_path / "net")
+    assert (after.preprocess.channel_order, after.preprocess.divisor) == ("rgb", 1.0)
+    assert after.preprocess.mean == (123.68, 116.779, 103.939)
+    blue_first = flat(after)["stem/conv1/kernel"][:, :, ::-1]
+    np.testing.assert_array_equal(blue_first, arrays_of(TINY)["stem/conv1/kernel"])
+
+
+def test_a_directory_keeps_nothing_of_the_model_that_it_held(tmp_path):
+    folder = tmp_path / "net"
+    saving.save(pretrained(labels=LABELS), folder, dialect="transformers")
+    stale = ("pytorch_model.bin", "model-00001-of-00002.safetensors", "task.json",
+             "model.safetensors.index.json", "flax_model.msgpack", "model.weights.h5")  # fmt: skip
+    for name in (*stale, "README.md", "other.safetensors"):
+        (folder / name).write_bytes(b"old")
+    net = pretrained(TEST_RESNET, labels=Labels(names=tuple("abcdefghij")))
+    for dialect in ("timm", None):
+        saving.save(net, folder, dialect=dialect)
+        kept = {"config.json", "model.safetensors", "README.md", "other.safetensors"}
+        assert contents(folder).keys() == kept
+        assert zoo.load(folder).config == net.config
+
+
+def test_a_directory_has_the_dialect_of_a_system_that_describes_its_nets(tmp_path):
+    with pytest.raises(UnsupportedFile, match="of a directory is one of resnetjax, transformers"):
+        saving.save(pretrained(labels=LABELS), tmp_path / "net", dialect="torchvision")
 
 
 def test_an_unknown_dialect_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(UnknownName, match="did you mean timm"):
-        zoo.save(pretrained(labels=LABELS), tmp_path / "net", dialect="tim")
+        saving.save(pretrained(labels=LABELS), tmp_path / "net", dialect="tim")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -674,7 +816,7 @@ def test_a_write_that_fails_leaves_what_was_there_and_nothing_else(
     tmp_path, monkeypatch, failing_write
 ):
     folder = tmp_path / "net"
-    zoo.save(pretrained(labels=LABELS), folder)
+    saving.save(pretrained(labels=LABELS), folder)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     calls, fsync = [], os.fsync
 
@@ -687,7 +829,7 @@ def test_a_write_that_fails_leaves_what_was_there_and_nothing_else(
     monkeypatch.setattr(os, "fsync", fail)
     other = pretrained(TINY.replace(norm_eps=1e-3), preprocess=PREPROCESS)
     with pytest.raises(OSError, match="No space left"):
-        zoo.save(other, folder)
+        saving.save(other, folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
@@ -777,7 +919,7 @@ def test_a_tiny_file_cannot_have_gigabytes_drawn(tmp_path):
 
 
 def test_a_config_json_that_contradicts_its_weights_is_refused(tmp_path):
-    zoo.save(pretrained(), tmp_path / "net")
+    saving.save(pretrained(), tmp_path / "net")
     path = tmp_path / "net" / "config.json"
     values = json.loads(path.read_text())
     values["config"]["activation"] = "gelu"

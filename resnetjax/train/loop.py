@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from resnetjax import zoo
+from resnetjax import saving
 from resnetjax.errors import DataCorrupt, MissingExtra, NonFinite, SaveFailed
 from resnetjax.train.checkpoint import Checkpoints, state_digest
 from resnetjax.train.evaluate import Score
@@ -344,9 +344,9 @@ class _Run:
         variables = gather(variables)
         if self.first:
             pretrained = self.setup.pretrained(variables)
-            zoo.save(pretrained, self.folder.model("latest"))
+            saving.save(pretrained, self.folder.model("latest"))
             if score.top1 > self.facts["best_top1"]:
-                zoo.save(pretrained, self.folder.model("best"))
+                saving.save(pretrained, self.folder.model("best"))
         self.facts["best_top1"] = max(score.top1, self.facts["best_top1"])
 
     def _save(self) -> None:

@@ -1,11 +1,23 @@
 """JSON objects from files: bounded in size, without duplicate keys."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 from resnetjax.errors import CorruptFile
 
 MAX_BYTES = 4 * 2**20  # an empty list of two characters takes seventy bytes in memory
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Returns the object in a file.
+
+    Raises:
+        CorruptFile: As `loads`.
+        OSError: The file cannot be read.
+    """
+    with path.open("rb") as file:
+        return loads(file.read(MAX_BYTES + 1), what=str(path))
 
 
 def loads(content: bytes | memoryview, *, what: str) -> dict[str, Any]:

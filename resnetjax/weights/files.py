@@ -276,8 +276,12 @@ def _all_begin(names: Iterable[str], prefix: str) -> bool:
     return bool(names) and all(name.startswith(prefix) and name != prefix for name in names)
 
 
-def write(contents: Mapping[Path, bytes]) -> None:
+def write(contents: Mapping[Path, bytes], *, remove: Iterable[Path] = ()) -> None:
     """Writes files beside their places, then renames them: a failed write leaves what was there.
+
+    Args:
+        contents: By the files' paths.
+        remove: Files that go once all is written, before anything is renamed.
 
     Raises:
         OSError: A file cannot be written.
@@ -289,6 +293,8 @@ def write(contents: Mapping[Path, bytes]) -> None:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
+        for path in remove:
+            path.unlink(missing_ok=True)
         for path in contents:
             temporary[path].replace(path)
     finally:

@@ -86,14 +86,18 @@ def reverse_channels(
     arrays: Mapping[str, np.ndarray], preprocess: Preprocess
 ) -> tuple[Arrays, Preprocess]:
     """The net for blue first if it took red first, and the reverse: the stem's kernel is turned."""
-    reversed_order = dataclasses.replace(
+    kernel = np.ascontiguousarray(arrays["stem/conv1/kernel"][:, :, ::-1])
+    return {**arrays, "stem/conv1/kernel": kernel}, reversed_order(preprocess)
+
+
+def reversed_order(preprocess: Preprocess) -> Preprocess:
+    """The same images with their channels the other way round."""
+    return dataclasses.replace(
         preprocess,
         channel_order="rgb" if preprocess.channel_order == "bgr" else "bgr",
         mean=preprocess.mean[::-1],
         std=preprocess.std[::-1],
     )
-    kernel = np.ascontiguousarray(arrays["stem/conv1/kernel"][:, :, ::-1])
-    return {**arrays, "stem/conv1/kernel": kernel}, reversed_order
 
 
 def fold_scale(

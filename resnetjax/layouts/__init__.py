@@ -1,0 +1,1 @@
+"""How each system describes a net beside its weights, read and written side by side."""

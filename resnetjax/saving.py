@@ -1,0 +1,199 @@
+"""Save a pretrained net as what people want."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import safetensors.numpy
+
+from resnetjax import folders
+from resnetjax.config import Preprocess, ResNetConfig
+from resnetjax.errors import ConfigError, UnsupportedFile
+from resnetjax.layouts import native
+from resnetjax.layouts.description import Description
+from resnetjax.pretrained import Pretrained, flatten
+from resnetjax.weights import (
+    dialects,
+    files,
+    flax_dialects,
+    keras_dialects,
+    keras_writer,
+    msgpack_file,
+    npz_file,
+    passes,
+    torch_dialects,
+    torch_writer,
+)
+from resnetjax.weights.dialect import Dialect, inexpressible, save_arrays
+
+
+def save(
+    pretrained: Pretrained, path: str | os.PathLike[str], *, dialect: str | None = None
+) -> None:
+    """Writes a net as a directory that `load` reads, or its arrays under another system's names.
+
+    What that system spells otherwise is rewritten exactly: a bias that a norm follows goes into its
+    mean, another epsilon into its variances, blue first into the stem. Files are written beside
+    their place and then renamed, so that what was there stays until all is written.
+
+    Args:
+        pretrained: What to write.
+        path: A `.safetensors` or `.npz` file; of a torch dialect a `.pth`, `.pt` or `.bin`, of a
+            Keras dialect a `.h5` (legacy) or `.weights.h5`, weights alone. Anything else is a
+            directory, made where it is absent, for ours, `transformers`, `timm` or `timm_v2`: it
+            gets `model.safetensors`, and what says the net, its labels and how images are prepared
+            (else only our own `.safetensors` says that). Weights and descriptions that another
+            model left there are removed.
+        dialect: Whose names the arrays get; ours by default.
+
+    Raises:
+        ConfigError: The dialect's system has no such net, or its description cannot say how images
+            are prepared; the fields are named. Weights alone may always go back to the dialect that
+            they came from.
+        UnsupportedFile: The path ends as a weight file that is not written (`.onnx`, `.ckpt`, ...).
+        UnknownName: There is no such dialect.
+    """
+    path = Path(path)
+    target = target_of(path, dialect=dialect)
+    form = _form(path)
+    net = _rewritten(pretrained, target, described=form.described)
+    description = Description(
+        layout="timm" if target is torch_dialects.TIMM_V2 else target.name,
+        config=net.config,
+        arch=pretrained.source.arch,
+        preprocess=net.preprocess,
+        labels=pretrained.labels,
+        licence=pretrained.source.licence,
+    )
+    if target is dialects.NATIVE:
+        net = net._replace(metadata={**net.metadata, native.NAME: native.to_text(description)})
+    if form is not _DIRECTORY:
+        files.write({path: form.encode(net)})
+        return
+    contents = {"model.safetensors": form.encode(net), **folders.compose(description)}
+    path.mkdir(parents=True, exist_ok=True)
+    files.write(
+        {path / name: content for name, content in contents.items()},
+        remove=folders.leftovers(path, contents),
+    )
+
+
+def target_of(path: str | os.PathLike[str], *, dialect: str | None = None) -> Dialect:
+    """The dialect that `save` writes at a path, ours by default.
+
+    Raises:
+        UnsupportedFile: The path ends as a weight file that is not written; or as a file, or is to
+            be a directory, that this dialect's arrays are not written as.
+        UnknownName: There is no such dialect.
+    """
+    path = Path(path)
+    target = dialects.get(dialect or dialects.NATIVE.name)
+    form = _form(path)
+    if form is _DIRECTORY and path.suffix in _UNWRITTEN and not path.is_dir():
+        raise UnsupportedFile(f"{path}: {path.suffix} is not written: use {', '.join(_FORMS)}")
+    if target not in form.dialects:
+        names = ", ".join(known.name for known in form.dialects)
+        others = [ending for ending, other in _FORMS.items() if target in other.dialects]
+        raise UnsupportedFile(
+            f"{path}: dialect= of a {'directory' if form is _DIRECTORY else _ending(path)} is one "
+            f"of {names}; {target.name} is written as {', '.join(others)}"
+        )
+    return target
+
+
+def images_of(
+    pretrained: Pretrained, path: str | os.PathLike[str], *, dialect: str | None = None
+) -> Preprocess | None:
+    """How images are to be prepared for a net saved so, or None where what is saved says it."""
+    target = target_of(path, dialect=dialect)
+    if _form(Path(path)) is _DIRECTORY or target is dialects.NATIVE:
+        return None
+    turned = pretrained.source.dialect != target.name and _turned(pretrained, target)
+    return passes.reversed_order(pretrained.preprocess) if turned else pretrained.preprocess
+
+
+class _Net(NamedTuple):
+    """A net as another system has it: its arrays by that system's names."""
+
+    dialect: Dialect
+    config: ResNetConfig
+    preprocess: Preprocess
+    arrays: dict[str, np.ndarray]
+    metadata: dict[str, str]
+
+
+def _rewritten(pretrained: Pretrained, target: Dialect, *, described: bool) -> _Net:
+    config, arrays = pretrained.config, flatten(pretrained.variables)
+    preprocess = pretrained.preprocess
+    if described or pretrained.source.dialect != target.name:
+        arrays, config = passes.adapt(arrays, config, target)
+        if wrong := inexpressible(target, config):
+            raise ConfigError(
+                f"dialect {target.name} cannot express this net:\n  " + "\n  ".join(wrong)
+            )
+        if _turned(pretrained, target):
+            arrays, preprocess = passes.reverse_channels(arrays, preprocess)
+    named = save_arrays(target, arrays, config)
+    return _Net(target, config, preprocess, named, dict(target.metadata))
+
+
+def _turned(pretrained: Pretrained, target: Dialect) -> bool:
+    """Whether the target takes the channels the other way: ours says how, others have one order."""
+    turned = pretrained.preprocess.channel_order != target.preprocess.channel_order
+    return turned and target is not dialects.NATIVE and pretrained.config.in_channels == 3
+
+
+@dataclass(frozen=True)
+class _Form:
+    """A kind of file: whose names its arrays may have, and how it is encoded.
+
+    Attributes:
+        dialects: In the order in which errors list them.
+        encode: The bytes of a net.
+        described: Whether it says what the net is, so that it must be one that the system has.
+    """
+
+    dialects: tuple[Dialect, ...]
+    encode: Callable[[_Net], bytes]
+    described: bool = False
+
+
+_ALL = tuple(dialects.DIALECTS.values())
+_SAFETENSORS = _Form(_ALL, lambda net: safetensors.numpy.save(net.arrays, net.metadata))
+_TORCH = _Form(torch_dialects.ALL, lambda net: torch_writer.encode(net.arrays))
+_FORMS = {
+    ".safetensors": _SAFETENSORS,
+    **dict.fromkeys((".pth", ".pt", ".bin"), _TORCH),
+    # An npz cannot say what ours says of itself.
+    ".npz": _Form(_ALL[1:], lambda net: npz_file.encode(net.arrays)),
+    ".h5": _Form((*keras_dialects.ALL, flax_dialects.FLAXMODELS), lambda net: _h5(net)),
+    ".weights.h5": _Form(keras_dialects.ALL, lambda net: keras_writer.encode_numbered(net.arrays)),
+}
+_FORMS[".msgpack"] = _Form(flax_dialects.TREES, lambda net: msgpack_file.encode(net.arrays))
+_DIRECTORY = replace(
+    _SAFETENSORS,
+    dialects=(
+        dialects.NATIVE,
+        torch_dialects.TRANSFORMERS,
+        torch_dialects.TIMM,
+        torch_dialects.TIMM_V2,
+    ),
+    described=True,
+)
+_UNWRITTEN = (".th", ".ckpt", ".keras", ".onnx")
+
+
+def _h5(net: _Net) -> bytes:
+    tree = net.dialect is flax_dialects.FLAXMODELS
+    return (keras_writer.encode_tree if tree else keras_writer.encode)(net.arrays)
+
+
+def _form(path: Path) -> _Form:
+    return _FORMS.get(_ending(path), _DIRECTORY)
+
+
+def _ending(path: Path) -> str:
+    return "".join(path.suffixes[-2:]) if path.name.endswith(".weights.h5") else path.suffix
