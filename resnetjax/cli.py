@@ -127,7 +127,8 @@ def convert(
 
     Args:
         source: A weight file or a directory.
-        destination: A directory, or a file ending in .safetensors, .pth, .npz, .h5 or .weights.h5.
+        destination: A directory, or a file ending in .safetensors, .pth, .npz, .h5, .weights.h5,
+            .keras or .msgpack.
         dialect: Whose names the arrays get: torchvision, timm, timm_v2, transformers, akamaster,
             keras, keras_v2, keras_2017, kerascv, kerascv_v2, kerashub, keras_numbered,
             keras_numbered_first, keras_order, slim_v1, slim_v2, bit, transformers_flax,

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+import flax.serialization
+import flax.traverse_util
 import numpy as np
 import safetensors.numpy
 
@@ -19,9 +21,9 @@ from resnetjax.weights import (
     dialects,
     files,
     flax_dialects,
+    keras_archive,
     keras_dialects,
     keras_writer,
-    msgpack_file,
     npz_file,
     passes,
     torch_dialects,
@@ -42,11 +44,12 @@ def save(
     Args:
         pretrained: What to write.
         path: A `.safetensors` or `.npz` file; of a torch dialect a `.pth`, `.pt` or `.bin`, of a
-            Keras dialect a `.h5` (legacy) or `.weights.h5`, weights alone. Anything else is a
-            directory, made where it is absent, for ours, `transformers`, `timm` or `timm_v2`: it
-            gets `model.safetensors`, and what says the net, its labels and how images are prepared
-            (else only our own `.safetensors` says that). Weights and descriptions that another
-            model left there are removed.
+            Keras dialect a `.h5` (legacy) or `.weights.h5`, weights alone, or a `.keras`, a model
+            that Keras 3 loads; of a Flax dialect a `.msgpack`. Anything else is a directory, made
+            where it is absent, for ours, `transformers`, `timm` or `timm_v2`: it gets
+            `model.safetensors`, and what says the net, its labels and how images are prepared (else
+            only our own `.safetensors` says that). Weights and descriptions that another model left
+            there are removed.
         dialect: Whose names the arrays get; ours by default.
 
     Raises:
@@ -161,18 +164,42 @@ class _Form:
     described: bool = False
 
 
+def _h5(net: _Net) -> bytes:
+    tree = net.dialect is flax_dialects.FLAXMODELS
+    return (keras_writer.encode_tree if tree else keras_writer.encode)(net.arrays)
+
+
+def _msgpack(arrays: dict[str, np.ndarray]) -> bytes:
+    """As `flax.serialization.to_bytes` writes variables, statistics in their own collection."""
+    collections: dict[str, dict[str, np.ndarray]] = {"params": {}, "batch_stats": {}}
+    for name, array in arrays.items():
+        statistic = name.rpartition("/")[2] in ("mean", "var")
+        collections["batch_stats" if statistic else "params"][name] = array
+    nested = {
+        name: flax.traverse_util.unflatten_dict(tree, sep="/") for name, tree in collections.items()
+    }
+    return flax.serialization.msgpack_serialize(nested)
+
+
 _ALL = tuple(dialects.DIALECTS.values())
 _SAFETENSORS = _Form(_ALL, lambda net: safetensors.numpy.save(net.arrays, net.metadata))
 _TORCH = _Form(torch_dialects.ALL, lambda net: torch_writer.encode(net.arrays))
+# keras-applications sums up a grouped convolution in a layer of code, which no file may hold.
+_GRAPHS = tuple(x for x in keras_dialects.ALL if x is not keras_dialects.KERAS_RESNEXT)
 _FORMS = {
     ".safetensors": _SAFETENSORS,
     **dict.fromkeys((".pth", ".pt", ".bin"), _TORCH),
     # An npz cannot say what ours says of itself.
     ".npz": _Form(_ALL[1:], lambda net: npz_file.encode(net.arrays)),
-    ".h5": _Form((*keras_dialects.ALL, flax_dialects.FLAXMODELS), lambda net: _h5(net)),
+    ".h5": _Form((*keras_dialects.ALL, flax_dialects.FLAXMODELS), _h5),
     ".weights.h5": _Form(keras_dialects.ALL, lambda net: keras_writer.encode_numbered(net.arrays)),
+    ".keras": _Form(
+        _GRAPHS,
+        lambda net: keras_archive.encode(net.arrays, net.config, net.dialect),
+        described=True,
+    ),
+    ".msgpack": _Form(flax_dialects.TREES, lambda net: _msgpack(net.arrays)),
 }
-_FORMS[".msgpack"] = _Form(flax_dialects.TREES, lambda net: msgpack_file.encode(net.arrays))
 _DIRECTORY = replace(
     _SAFETENSORS,
     dialects=(
@@ -183,12 +210,7 @@ _DIRECTORY = replace(
     ),
     described=True,
 )
-_UNWRITTEN = (".th", ".ckpt", ".keras", ".onnx")
-
-
-def _h5(net: _Net) -> bytes:
-    tree = net.dialect is flax_dialects.FLAXMODELS
-    return (keras_writer.encode_tree if tree else keras_writer.encode)(net.arrays)
+_UNWRITTEN = (".th", ".ckpt", ".onnx")
 
 
 def _form(path: Path) -> _Form:

@@ -44,11 +44,12 @@ def encode(arrays: Mapping[str, np.ndarray]) -> bytes:
     return _write(fill)
 
 
-def encode_numbered(arrays: Mapping[str, np.ndarray]) -> bytes:
+def encode_numbered(arrays: Mapping[str, np.ndarray], *, backbone: str | None = None) -> bytes:
     """The bytes of a `.weights.h5` file of Keras 3 (keras/src/saving/saving_lib.py).
 
     Args:
         arrays: By `<layer>/<variable>`, in the order of the model's layers.
+        backbone: Of a classifier, the model within it that has all layers but the dense one.
 
     Raises:
         MissingExtra: h5py is not installed.
@@ -61,7 +62,8 @@ def encode_numbered(arrays: Mapping[str, np.ndarray]) -> bytes:
             kind = "dense" if variables[first].ndim == 2 else _KINDS[first]
             number = f"_{counts[kind]}" if counts[kind] else ""
             counts[kind] += 1
-            group = file.create_group(f"layers/{kind}{number}/vars")
+            model = f"layers/{backbone}/" if backbone and kind != "dense" else ""
+            group = file.create_group(f"{model}layers/{kind}{number}/vars")
             group.attrs["name"] = layer
             for place, array in enumerate(variables.values()):
                 group.create_dataset(str(place), data=array)

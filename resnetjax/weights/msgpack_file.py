@@ -8,7 +8,7 @@ array, believes the lengths of nested lists, and takes the last of equal keys.
 import math
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,44 +40,6 @@ class Msgpack(NamedTuple):
 
     arrays: dict[str, np.ndarray]
     metadata: dict[str, Any]
-
-
-def encode(arrays: Mapping[str, np.ndarray]) -> bytes:
-    """The bytes that `flax.serialization.from_bytes` takes for the variables of these arrays.
-
-    Args:
-        arrays: By the path of a module and their name in it; `mean` and `var` are statistics, which
-            go into the collection `batch_stats`, others into `params`.
-    """
-    tree: dict[str, Any] = {"params": {}, "batch_stats": {}}
-    for path, array in arrays.items():
-        *modules, name = path.split("/")
-        inner = tree["batch_stats" if name in ("mean", "var") else "params"]
-        for module in modules:
-            inner = inner.setdefault(module, {})
-        inner[name] = array
-    written: list[bytes] = []
-    _write(tree, written)
-    return b"".join(written)
-
-
-def _write(value: Any, written: list[bytes]) -> None:
-    """Appends a value in msgpack's long forms, which need no thought of sizes (spec.md)."""
-    if isinstance(value, dict):
-        written.append(struct.pack(">BI", 0xDF, len(value)))
-        for key, item in value.items():
-            _write(key, written)
-            _write(item, written)
-    elif isinstance(value, str):
-        written.append(struct.pack(">BI", 0xDB, len(value.encode())) + value.encode())
-    else:
-        shape = struct.pack(">BI", 0xDD, value.ndim)
-        shape += b"".join(struct.pack(">BI", 0xCE, length) for length in value.shape)
-        name = value.dtype.name.encode()
-        head = b"\x93" + shape + struct.pack(">BI", 0xDB, len(name)) + name
-        head += struct.pack(">BI", 0xC6, value.nbytes)
-        size = len(head) + value.nbytes
-        written += [struct.pack(">BIB", 0xC9, size, _ARRAY), head, value.tobytes()]
 
 
 def detect(data: memoryview) -> bool:

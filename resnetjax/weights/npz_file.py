@@ -8,13 +8,13 @@ unpickles objects for who allows it.
 import io
 import math
 import re
-import zipfile
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from resnetjax.errors import CorruptFile, UnsafeWeights, UnsupportedFile
+from resnetjax.weights import zip_archive
 from resnetjax.weights.mapped import MAX_DIMENSIONS, Viewer, dtype_named
 from resnetjax.weights.zip_archive import ZipArchive
 
@@ -27,7 +27,6 @@ _HEADER = re.compile(
     r"'shape': \((?P<shape>[\dL, ]*)\), \} *\n?",
     re.DOTALL,
 )
-_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest of zip: equal arrays give equal files
 _OBJECT = re.compile(r"'[|<>=]?O")
 _DESCR = re.compile(r"'(?P<order>[<>|=])(?P<kind>[biufcU])(?P<size>\d{1,9})'")
 _SIZES = {"b": (1,), "i": (1, 2, 4, 8), "u": (1, 2, 4, 8), "f": (2, 4, 8), "c": (8, 16)}
@@ -70,13 +69,12 @@ def parse(data: memoryview) -> Npz:
 
 def encode(arrays: Mapping[str, np.ndarray]) -> bytes:
     """The bytes of an archive of these arrays, stored as they are."""
-    written = io.BytesIO()
-    with zipfile.ZipFile(written, "w", zipfile.ZIP_STORED) as archive:
-        for name, array in arrays.items():
-            member = io.BytesIO()
-            np.lib.format.write_array(member, array, allow_pickle=False)
-            archive.writestr(zipfile.ZipInfo(f"{name}.npy", _EPOCH), member.getbuffer())
-    return written.getvalue()
+    members = {}
+    for name, array in arrays.items():
+        member = io.BytesIO()
+        np.lib.format.write_array(member, array, allow_pickle=False)
+        members[f"{name}.npy"] = member.getbuffer()
+    return zip_archive.encode(members)
 
 
 def _array(content: memoryview, viewer: Viewer, *, what: str) -> np.ndarray | str:

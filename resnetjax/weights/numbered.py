@@ -168,6 +168,8 @@ def in_order(config: ResNetConfig, projection: Projection) -> list[str]:
         if kind.startswith("shortcut/"):
             plain = kind.removeprefix("shortcut/")
             last = sum(re.fullmatch(rf"{block}/{plain}\d", name) is not None for name in modules)
+            # A bare projection is as near to the end as the last norm of its block.
+            last += 0.5 * (config.order == "post" and not config.shortcut_norm)
             where = {"first": 0, "last": 99, "aligned": last}[projection]
             return blocks.index(block), 2 * where + shift - 0.5
         return blocks.index(block), 2 * number + shift

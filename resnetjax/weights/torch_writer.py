@@ -4,19 +4,17 @@ A zip archive of stored members: a pickle that names the storages, and the stora
 put together from opcodes, since its functions are torch's, which is not at hand.
 """
 
-import io
 import pickle
 import struct
-import zipfile
 from collections.abc import Mapping
 
 import numpy as np
 
 from resnetjax.errors import UnsupportedFile
+from resnetjax.weights import zip_archive
 
 _STORAGES = {"float32": "FloatStorage", "int64": "LongStorage"}
 _EMPTY_DICT = b"ccollections\nOrderedDict\n" + pickle.EMPTY_TUPLE + pickle.REDUCE
-_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest of zip: equal weights give equal files
 
 
 def encode(arrays: Mapping[str, np.ndarray]) -> bytes:
@@ -38,11 +36,7 @@ def encode(arrays: Mapping[str, np.ndarray]) -> bytes:
         **{f"data/{key}": _little(array) for key, array in enumerate(arrays.values())},
         "version": b"3\n",
     }
-    written = io.BytesIO()
-    with zipfile.ZipFile(written, "w", zipfile.ZIP_STORED) as archive:
-        for name, member in members.items():
-            archive.writestr(zipfile.ZipInfo(f"archive/{name}", _EPOCH), member)
-    return written.getvalue()
+    return zip_archive.encode({f"archive/{name}": content for name, content in members.items()})
 
 
 def _tensor(array: np.ndarray, key: str) -> bytes:

@@ -6,8 +6,11 @@ is refused. CRC-32 is not verified: it protects against no intent, and would rea
 file that is otherwise only mapped. Published weights carry a SHA-256.
 """
 
+import io
 import struct
+import zipfile
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,6 +18,7 @@ from resnetjax.errors import CorruptFile, UnsafeWeights, UnsupportedFile
 
 MAX_MEMBERS = 100_000
 
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest of zip: equal members give equal files
 _END = struct.Struct("<4s4H2IH")
 _END64_LOCATOR = struct.Struct("<4sIQI")
 _END64 = struct.Struct("<4sQ2H2I4Q")
@@ -186,3 +190,12 @@ def _wide_numbers(entry: _Entry, extra: memoryview) -> list[int]:
             return [next(wide) if number == _WIDE else number for number in numbers]
         extra = extra[4 + size :]
     raise CorruptFile("the zip archive lacks a size")
+
+
+def encode(members: Mapping[str, bytes | memoryview]) -> bytes:
+    """The bytes of an archive of these members, stored as they are."""
+    written = io.BytesIO()
+    with zipfile.ZipFile(written, "w", zipfile.ZIP_STORED) as archive:
+        for name, content in members.items():
+            archive.writestr(zipfile.ZipInfo(name, _EPOCH), content)
+    return written.getvalue()

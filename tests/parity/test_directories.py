@@ -159,7 +159,7 @@ def test_timm_loads_its_directory_strictly_and_computes_our_logits(tmp_path, nam
     assert model.num_classes == config.num_classes
     assert_equal_outputs(pre, model)
     transform = timm.data.resolve_model_data_config(model)
-    assert transform["input_size"] == [config.in_channels, 192, 192]
+    assert tuple(transform["input_size"]) == (config.in_channels, 192, 192)
     assert tuple(transform["mean"]) == prepared.mean
     assert tuple(transform["std"]) == prepared.std
     assert (transform["interpolation"], transform["crop_pct"]) == ("bicubic", 0.8)

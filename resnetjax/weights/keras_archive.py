@@ -1,0 +1,108 @@
+"""Whole models as Keras 3 loads them: `.keras` archives (keras/src/saving/saving_lib.py).
+
+A zip archive of the model's description and of its weights, in which the layers' groups are
+numbered in the order of that description.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from resnetjax.config import ResNetConfig
+from resnetjax.errors import ConfigError
+from resnetjax.plan import plan
+from resnetjax.weights import keras_dialects, keras_graph, keras_writer, zip_archive
+from resnetjax.weights.dialect import Dialect
+
+_VERSION = "3.15.0"  # whose form of descriptions this is
+
+
+def encode(arrays: Mapping[str, np.ndarray], config: ResNetConfig, dialect: Dialect) -> bytes:
+    """The bytes of a `.keras` file: KerasHub's own classes, else a Functional model.
+
+    Args:
+        arrays: By `<layer>/<variable>`, in the order of the model's layers.
+        config: A net that the dialect can express.
+        dialect: Of Keras.
+
+    Raises:
+        ConfigError: Keras cannot compute this net; the field is named.
+        MissingExtra: h5py is not installed.
+    """
+    if dialect is keras_dialects.KERASHUB:
+        model = _classifier(config) if config.num_classes else _backbone(config)
+        weights = keras_writer.encode_numbered(
+            arrays, backbone="res_net_backbone" if config.num_classes else None
+        )
+    else:
+        model, listed = keras_graph.functional(config, dialect)
+        places = {name: place for place, name in enumerate(listed)}
+        in_order = sorted(arrays, key=lambda name: places[name.rpartition("/")[0]])
+        weights = keras_writer.encode_numbered({name: arrays[name] for name in in_order})
+    return zip_archive.encode(
+        {
+            "metadata.json": json.dumps({"keras_version": _VERSION}).encode(),
+            "config.json": json.dumps(model).encode(),
+            "model.weights.h5": weights,
+        }
+    )
+
+
+def _classifier(config: ResNetConfig) -> dict[str, Any]:
+    settings = {
+        "name": "image_classifier",
+        "backbone": _backbone(config),
+        "preprocessor": None,
+        "num_classes": config.num_classes,
+        "pooling": "avg",
+        "activation": None,
+        "dropout": config.dropout,
+    }
+    module = "keras_hub.src.models.resnet.resnet_image_classifier"
+    return _registered("ResNetImageClassifier", module, settings)
+
+
+def _backbone(config: ResNetConfig) -> dict[str, Any]:
+    """The description of a `ResNetBackbone` (keras_hub/src/models/resnet/resnet_backbone.py).
+
+    Raises:
+        ConfigError: None of its arguments give this net; the field is named.
+    """
+    vd, pre, width = config.shortcut == "avg_conv", config.order == "pre", config.stem_width
+    kind = config.block
+    projects = tuple(stage.blocks[0].shortcut.conv is not None for stage in plan(config).stages)
+    theirs = (vd or kind == "bottleneck", *(True for _ in config.depths[1:]))
+    for field, fits, allowed in (
+        ("widths", config.widths[0] == 64, "64 in the first stage"),
+        ("shortcut", not (vd and pre), "'conv' with order='pre'"),
+        ("projections", projects == theirs, repr(theirs)),
+    ):
+        if not fits:
+            raise ConfigError(
+                f"{field}={getattr(config, field)!r} is not allowed: KerasHub has {allowed}"
+            )
+    settings = {
+        "name": "res_net_backbone",
+        "trainable": True,
+        "dtype": "float32",
+        "input_conv_filters": [width] if config.stem == "conv7" else [width // 2] * 2 + [width],
+        "input_conv_kernel_sizes": [7] if config.stem == "conv7" else [3] * 3,
+        "stackwise_num_filters": list(config.widths),
+        "stackwise_num_blocks": list(config.depths),
+        "stackwise_num_strides": list(config.strides),
+        "block_type": f"{kind}_block{'_vd' if vd else ''}",
+        "use_pre_activation": pre,
+        "image_shape": [None, None, config.in_channels],
+    }
+    return _registered("ResNetBackbone", "keras_hub.src.models.resnet.resnet_backbone", settings)
+
+
+def _registered(name: str, module: str, settings: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "module": module,
+        "class_name": name,
+        "config": settings,
+        "registered_name": f"keras_hub>{name}",
+    }
