@@ -1,5 +1,7 @@
 """The directories that we write, opened by the systems that they are written for."""
 
+import copy
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,10 +13,9 @@ from PIL import Image
 import resnetjax as rj
 from resnetjax.config import Labels, Preprocess, ResNetConfig
 from resnetjax.data.preprocess import preprocess
-from resnetjax.measure import leaves
-from resnetjax.plan import plan
 from resnetjax.presets import get
-from resnetjax.pretrained import Pretrained, Source, make_variables
+from resnetjax.pretrained import Pretrained, Source
+from tests.disturbed import disturbed
 from tests.parity import torchvision_shim
 
 torchvision_shim.install()
@@ -24,33 +25,21 @@ import transformers  # noqa: E402
 
 pytestmark = pytest.mark.parity
 
-TOLERANCE = 1e-4  # of the spread of the logits over the images: two orders of the same sums
+TOLERANCE = 1e-8  # of the spread of the logits over the images, both sides in float64
 LABELS = Labels(names=("ant", "bee", "cat", "dog", "emu"))
 GREY = {"mean": (0.5,), "std": (0.25,)}
 
 
-def disturbed(config: ResNetConfig, **fields: object) -> Pretrained:
-    """A net whose every array, statistics too, is unlike any other."""
-    rng = np.random.default_rng(0)
-    expected = leaves(plan(config))
-    drawn = {
-        path: rng.normal(size=leaf.shape) * np.sqrt(2 / np.prod(leaf.shape[:-1]))
-        if leaf.kind in ("conv", "dense", "channel_conv")
-        else rng.uniform(0.5, 1.5, leaf.shape)
-        if leaf.kind in ("scale", "var")
-        else rng.uniform(-0.2, 0.2, leaf.shape)
-        for path, leaf in expected.items()
-    }
-    arrays = {path: array.astype(np.float32) for path, array in drawn.items()}
-    return Pretrained(model=rj.ResNet(config), variables=make_variables(expected, arrays), **fields)
-
-
 def assert_equal_outputs(pre: Pretrained, model: torch.nn.Module, *, output=lambda x: x) -> None:
     shape = (4, 65, 65, pre.config.in_channels)
-    images = np.random.default_rng(1).normal(size=shape).astype(np.float32)
-    ours = np.asarray(jax.jit(pre.model.apply)(pre.variables, jnp.asarray(images)))
+    images = np.random.default_rng(1).normal(size=shape)
+    with jax.enable_x64(True):
+        net = rj.ResNet(pre.config, dtype=jnp.float64)
+        variables = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), pre.variables)
+        ours = np.asarray(jax.jit(net.apply)(variables, jnp.asarray(images)))
     with torch.no_grad():
-        found = output(model.eval()(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())))
+        theirs = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
+        found = output(copy.deepcopy(model).double().eval()(theirs))
     theirs = found.numpy().reshape(ours.shape)
     assert np.abs(ours - theirs).max() <= TOLERANCE * np.abs(theirs - theirs.mean(0)).max()
 

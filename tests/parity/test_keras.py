@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,11 @@ import numpy as np
 import pytest
 
 import resnetjax as rj
-from resnetjax.errors import AssumptionWarning
+from resnetjax.config import ResNetConfig
+from resnetjax.errors import AssumptionWarning, ConfigError
+from resnetjax.presets import get
+from resnetjax.weights import dialects
+from tests.disturbed import disturbed
 
 pytestmark = [
     pytest.mark.parity,
@@ -22,6 +27,7 @@ pytestmark = [
 
 CLASSES, EDGE_PX = 11, 65
 TOLERANCE = 1e-4  # of the spread of the logits over the images
+MODEL_TOLERANCE = 1e-5  # likewise, where Keras computes both
 CONTAINERS = (".h5", ".keras", ".weights.h5")
 
 
@@ -144,3 +150,74 @@ def test_what_we_save_fills_a_fresh_net_of_keras(saved, tmp_path, container):
     for ours, theirs in zip(layers(fresh), layers(model), strict=True):
         for a, b in zip(ours.get_weights(), theirs.get_weights(), strict=True):
             np.testing.assert_array_equal(a, b, err_msg=ours.name)
+
+
+def logits_of(model: keras.Model, images: np.ndarray) -> np.ndarray:
+    return keras.ops.convert_to_numpy(model(images, training=False))
+
+
+def resaved(folder: Path, dialect: str, **changes) -> keras.Model:
+    """What Keras loads of what we save of what Keras saved."""
+    rj.save(load(folder / "net.keras", **changes), folder / "ours.keras", dialect=dialect)
+    return keras.models.load_model(folder / "ours.keras")
+
+
+def test_keras_loads_the_models_that_we_save_and_computes_its_logits(saved, images):
+    dialect, _, model, logits, folder = saved
+    loaded = resaved(folder, dialect)
+    assert isinstance(
+        loaded, keras_hub.models.ImageClassifier if dialect == "kerashub" else type(model)
+    )
+    assert spread_error(logits_of(loaded, images), logits) < MODEL_TOLERANCE
+    again = load(folder / "ours.keras")  # its layers say what the net is
+    assert (again.source.dialect, again.config) == (dialect, load(folder / "net.keras").config)
+
+
+def test_our_models_have_the_layers_of_keras_applications(saved):
+    dialect, _, model, _, folder = saved
+    if dialect == "kerashub":
+        pytest.skip("KerasHub's own classes make its layers")
+    loaded = resaved(folder, dialect)
+    kinds = [[(type(x), x.name) for x in net.layers[1:]] for net in (loaded, model)]
+    assert kinds[0] == kinds[1]
+
+
+def test_a_model_without_a_head_gives_pooled_features(saved, images):
+    dialect, _, model, _, folder = saved
+    loaded = resaved(folder, dialect, num_classes=0)
+    if dialect == "kerashub":
+        assert isinstance(loaded, keras_hub.models.ResNetBackbone)
+        found = logits_of(loaded, images).mean((1, 2))
+        expected = logits_of(model.backbone, images).mean((1, 2))
+    else:
+        features = keras.Model(model.inputs, model.get_layer("avg_pool").output)
+        found, expected = (logits_of(net, images) for net in (loaded, features))
+    assert spread_error(found, expected) < MODEL_TOLERANCE
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["keras_resnet50", "keras_resnet50v2", "kerascv_resnet18", "kerascv_resnet50v2",
+     "kerascv_resnet18v2", "mlperf_tiny_resnet8"],
+)  # fmt: skip
+def test_keras_computes_our_logits_from_models_of_every_family(name, tmp_path):
+    config = get(name)
+    dialect = {"kera": "keras", "mlpe": "keras_numbered"}[name[:4]]
+    if name.startswith("kerascv"):
+        dialect = "kerascv"
+    dialect += "_v2" if name.endswith("v2") else ""
+    prepared = dialects.get(dialect).preprocess
+    pre = disturbed(config, preprocess=prepared)
+    rj.save(pre, tmp_path / "net.keras", dialect=dialect)
+    loaded = keras.models.load_model(tmp_path / "net.keras")
+    assert type(loaded).__name__ == "Functional"
+    for edge_px in (64, 65):  # SAME pads them differently
+        images = np.random.default_rng(1).normal(size=(3, edge_px, edge_px, 3)).astype(np.float32)
+        ours = np.asarray(jax.jit(pre.model.apply)(pre.variables, jnp.asarray(images)))
+        assert spread_error(ours, logits_of(loaded, images)) < TOLERANCE
+
+
+def test_kerashub_refuses_no_model_that_we_write(tmp_path):
+    config = ResNetConfig(depths=(1, 1), widths=(8, 16), strides=(1, 2), dilations=(1, 1))
+    with pytest.raises(ConfigError, match=r"widths=\(8, 16\) .*KerasHub has 64 in the first"):
+        rj.save(disturbed(config), tmp_path / "net.keras", dialect="kerashub")
