@@ -7,6 +7,7 @@ import json
 import os
 import warnings
 
+import flax.serialization
 import flax.traverse_util
 import h5py
 import jax
@@ -581,6 +582,46 @@ def test_a_keras_file_comes_back_bit_for_bit(tmp_path, name, dialect):
     assert_bit_equal(flatten(after.variables), flatten(before.variables))
 
 
+@pytest.mark.parametrize("dialect", ["keras", "keras_v2", "kerascv", "kerascv_v2", "kerashub"])
+def test_a_keras_archive_says_the_net_that_it_is(tmp_path, dialect):
+    config = plainest(dialect).replace(widths=(64, 16, 32, 64))  # the first is KerasHub's
+    prepared = dialects.get(dialect).preprocess
+    before = pretrained(config, labels=LABELS, preprocess=prepared)
+    saving.save(before, tmp_path / "net.keras", dialect=dialect)
+    after = zoo.load(tmp_path / "net.keras", preprocess=prepared, config=config)
+    assert (after.source.format, after.source.dialect) == ("keras-zip", dialect)
+    with pytest.warns(AssumptionWarning):
+        assert zoo.load(tmp_path / "net.keras").config == config
+    assert_bit_equal(flatten(after.variables), flatten(before.variables))
+
+
+def test_a_keras_archive_must_say_the_net_even_where_it_came_from(tmp_path, load):
+    config = plainest("keras_v2")
+    saving.save(pretrained(config), tmp_path / "net.h5", dialect="keras_v2")
+    found = load(tmp_path / "net.h5", config=config.replace(stem_pool_value="-inf"))
+    with pytest.raises(ConfigError, match="stem_pool_value='-inf'"):
+        saving.save(found, tmp_path / "net.keras", dialect="keras_v2")
+
+
+@pytest.mark.parametrize("dialect", ["transformers_flax", "flax_example", "jax_resnet"])
+def test_a_msgpack_is_restored_by_flax_and_comes_back_bit_for_bit(tmp_path, dialect):
+    prepared = dialects.get(dialect).preprocess
+    before = pretrained(plainest(dialect), labels=LABELS, preprocess=prepared)
+    saving.save(before, tmp_path / "net.msgpack", dialect=dialect)
+    restored = flax.serialization.msgpack_restore((tmp_path / "net.msgpack").read_bytes())
+    assert restored.keys() == {"params", "batch_stats"}
+    theirs = {}
+    for collection, statistic in (("params", False), ("batch_stats", True)):
+        tree = flax.traverse_util.flatten_dict(restored[collection], sep="/")
+        assert {name.rpartition("/")[2] in ("mean", "var") for name in tree} == {statistic}
+        theirs |= tree
+    config, target = before.config, dialects.get(dialect)
+    assert_bit_equal(theirs, save_arrays(target, flatten(before.variables), config))
+    after = zoo.load(tmp_path / "net.msgpack", config=config, labels=LABELS, preprocess=prepared)
+    assert (after.source.format, after.source.dialect) == ("flax-msgpack", dialect)
+    assert_bit_equal(flatten(after.variables), flatten(before.variables))
+
+
 @pytest.mark.parametrize("name", ["net", "net.safetensors", "net.v2"])
 def test_f06_a_net_for_blue_first_gives_the_same_logits_once_it_is_ours(tmp_path, name):
     before = pretrained(
@@ -652,7 +693,7 @@ def test_what_keras_spells_otherwise_is_rewritten_for_transformers(tmp_path):
         saving.save(keras, tmp_path / "net.pth", dialect="timm")
 
 
-@pytest.mark.parametrize("name", ["net.ckpt", "net.onnx", "net.keras"])
+@pytest.mark.parametrize("name", ["net.ckpt", "net.onnx", "net.th"])
 def test_a_form_that_is_not_written_is_refused_with_those_that_are(tmp_path, name):
     with pytest.raises(UnsupportedFile, match=r"is not written: use .safetensors"):
         saving.save(pretrained(labels=LABELS), tmp_path / name)
