@@ -123,11 +123,11 @@ def convert(
     dialect: Name = None,
     arch: Name = None,
 ) -> int:
-    """Rewrite weights: as a resnetjax directory, or as a file under another system's names.
+    """Rewrite weights: as a directory, or as a file under another system's names.
 
     Args:
         source: A weight file or a directory.
-        destination: A directory, or a file ending in .safetensors, .pth, .npz, .h5, .weights.h5,
+        destination: A directory (ours, transformers, timm, timm_v2), or a file ending in .safetensors, .pth, .npz, .h5, .weights.h5,
             .keras or .msgpack.
         dialect: Whose names the arrays get: torchvision, timm, timm_v2, transformers, akamaster,
             keras, keras_v2, keras_2017, kerascv, kerascv_v2, kerashub, keras_numbered,

@@ -98,11 +98,12 @@ def target_of(path: str | os.PathLike[str], *, dialect: str | None = None) -> Di
     if form is _DIRECTORY and path.suffix in _UNWRITTEN and not path.is_dir():
         raise UnsupportedFile(f"{path}: {path.suffix} is not written: use {', '.join(_FORMS)}")
     if target not in form.dialects:
+        forms = {**_FORMS, "directory": _DIRECTORY}
         names = ", ".join(known.name for known in form.dialects)
-        others = [ending for ending, other in _FORMS.items() if target in other.dialects]
+        others = ", ".join(name for name, other in forms.items() if target in other.dialects)
         raise UnsupportedFile(
             f"{path}: dialect= of a {'directory' if form is _DIRECTORY else _ending(path)} is one "
-            f"of {names}; {target.name} is written as {', '.join(others)}"
+            f"of {names}; {target.name} is written as {others}"
         )
     return target
 

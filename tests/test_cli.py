@@ -287,6 +287,17 @@ def test_convert_of_a_file_onto_itself_keeps_its_arrays(run, net, tmp_path):
     assert all(np.array_equal(before[key], after[key]) for key in before)
 
 
+def test_convert_says_how_images_are_prepared_where_the_file_cannot(run, net, tmp_path):
+    pixels = "crop 32x32, divide by 255, mean 0.485 0.456 0.406, std 0.229 0.224 0.225, rgb"
+    code, out, _ = run("convert", net, tmp_path / "out.pth", "--dialect", "akamaster")
+    assert (code, len(out.splitlines())) == (0, 3)
+    said = out.splitlines()[2]
+    assert said.startswith("it does not say how images are prepared: resize squash 32x32 bilinear")
+    assert said.endswith(pixels)
+    for name in ("out", "out.safetensors"):
+        assert len(run("convert", net, tmp_path / name).out.splitlines()) == 2
+
+
 def test_convert_takes_the_architecture_where_the_file_cannot_tell(run, net, tmp_path):
     assert_refused(run("convert", net, tmp_path / "out", "--arch", "resnet5O"), "resnet5O")
     result = run("convert", net, tmp_path / "out", "--arch", "cifar_resnet20")
