@@ -62,7 +62,7 @@ def save(
     path = Path(path)
     target = target_of(path, dialect=dialect)
     form = _form(path)
-    net = _rewritten(pretrained, target, described=form.described)
+    net = _rewritten(pretrained, target, form)
     description = Description(
         layout="timm" if target is torch_dialects.TIMM_V2 else target.name,
         config=net.config,
@@ -112,10 +112,10 @@ def images_of(
     pretrained: Pretrained, path: str | os.PathLike[str], *, dialect: str | None = None
 ) -> Preprocess | None:
     """How images are to be prepared for a net saved so, or None where what is saved says it."""
-    target = target_of(path, dialect=dialect)
-    if _form(Path(path)) is _DIRECTORY or target is dialects.NATIVE:
+    target, form = target_of(path, dialect=dialect), _form(Path(path))
+    if form is _DIRECTORY or target is dialects.NATIVE:
         return None
-    turned = pretrained.source.dialect != target.name and _turned(pretrained, target)
+    turned = not _goes_back(pretrained, target, form) and _turned(pretrained, target)
     return passes.reversed_order(pretrained.preprocess) if turned else pretrained.preprocess
 
 
@@ -129,10 +129,10 @@ class _Net(NamedTuple):
     metadata: dict[str, str]
 
 
-def _rewritten(pretrained: Pretrained, target: Dialect, *, described: bool) -> _Net:
+def _rewritten(pretrained: Pretrained, target: Dialect, form: "_Form") -> _Net:
     config, arrays = pretrained.config, flatten(pretrained.variables)
     preprocess = pretrained.preprocess
-    if described or pretrained.source.dialect != target.name:
+    if not _goes_back(pretrained, target, form):
         arrays, config = passes.adapt(arrays, config, target)
         if wrong := inexpressible(target, config):
             raise ConfigError(
@@ -142,6 +142,11 @@ def _rewritten(pretrained: Pretrained, target: Dialect, *, described: bool) -> _
             arrays, preprocess = passes.reverse_channels(arrays, preprocess)
     named = save_arrays(target, arrays, config)
     return _Net(target, config, preprocess, named, dict(target.metadata))
+
+
+def _goes_back(pretrained: Pretrained, target: Dialect, form: "_Form") -> bool:
+    """Whether arrays go where they came from, as they are: a description would have to fit them."""
+    return pretrained.source.dialect == target.name and not form.described
 
 
 def _turned(pretrained: Pretrained, target: Dialect) -> bool:
