@@ -7,17 +7,14 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import tyro
 
 from resnetjax.errors import AssumptionWarning, BadImage, ConfigError, ResNetJAXError, UnknownName
 
-if TYPE_CHECKING:
-    from resnetjax.config import ResNetConfig
-    from resnetjax.pretrained import Pretrained
-
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+EXPORTED = (".stablehlo", ".onnx")
 Model = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
 Images = Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE...")]
 Name = Annotated[str | None, tyro.conf.arg(metavar="NAME")]
@@ -31,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _make_streams_safe()
     verbs = {
         "names": names, "info": info, "convert": convert, "predict": predict, "verify": verify,
+        "export": export,
     }  # fmt: skip
     try:
         if arguments[:1] in (["train"], ["evaluate"]):
@@ -113,7 +111,14 @@ def info(model: Model, *, tree: bool = False, json: bool = False) -> int:
         tree: List every array too.
         json: Print one JSON object.
     """
-    return _print_info(model, tree=tree, as_json=json)
+    from resnetjax import facts
+
+    found = facts.of_net(model, tree=tree)
+    if json:
+        _print_json(found)
+    else:
+        facts.print_net(found)
+    return 0
 
 
 def convert(
@@ -161,14 +166,13 @@ def predict(
     """Print the likeliest labels of images.
 
     Args:
-        model: A weight file or a directory.
+        model: A weight file or a directory, or what `resnetjax export` wrote.
         images: JPEG, PNG or WEBP files, or directories of them.
         top: Number of labels an image.
         json: Print a list with one object an image.
         batch_size: Images run at once.
         arch: Name of the architecture, where the file cannot tell.
     """
-    from resnetjax import zoo
     from resnetjax.infer.predict import predict_each
 
     if top < 1:
@@ -176,10 +180,10 @@ def predict(
     if not images:
         raise BadImage("no images are given: name files or directories after the model")
     paths = [path for given in images for path in _image_files(given)]
-    pretrained = zoo.load(model, arch=arch)
+    net = _exported(model, arch) if model.endswith(EXPORTED) else _loaded(model, arch)
     rows: list[dict[str, Any]] = []
     failed = 0
-    results = predict_each(pretrained, paths, top=top, batch_size=batch_size)
+    results = predict_each(net, paths, top=top, batch_size=batch_size)
     for path, result in zip(paths, _with_progress(results, len(paths)), strict=True):
         row: dict[str, Any] = {"image": str(path), "predictions": []}
         if isinstance(result, BadImage):
@@ -196,13 +200,6 @@ def predict(
     return 2 if failed else 0
 
 
-# What two systems mean by the same names and shapes differs in these.
-_CLAIMS = (
-    "padding", "stem_pool_padding", "stem_pool_value", "stride_on", "stride_block", "strides",
-    "dilations", "norm", "norm_eps", "activation",
-)  # fmt: skip
-
-
 def verify(model: Model, *, json: bool = False) -> int:
     """Print what a net computes on a fixed probe, so that two conversions can be compared.
 
@@ -210,32 +207,48 @@ def verify(model: Model, *, json: bool = False) -> int:
         model: A weight file, a directory, an address, or a published weight's name.
         json: Print one JSON object.
     """
-    from resnetjax import zoo
-    from resnetjax.infer.verify import fingerprint
+    from resnetjax import facts
 
-    pretrained = zoo.load(model)
-    found = fingerprint(pretrained)
-    config = pretrained.config.to_json()
-    facts = {
-        "probe": list(found.shape),
-        "logits_sha256": found.digest,
-        "largest": found.largest,
-        "first": list(found.first),
-        "claims": {name: config[name] for name in _CLAIMS},
-        "preprocess": pretrained.preprocess.to_json(),
-    }
+    found = facts.of_outputs(model)
     if json:
-        _print_json(facts)
-        return 0
-    print(f"logits sha256 {found.digest}")
-    print(f"  of a probe of {'x'.join(map(str, found.shape))}, in float64, to six digits")
-    print(f"  first       {' '.join(f'{value:.6g}' for value in found.first)}")
-    print(f"  largest     {found.largest:.6g}")
-    for part in ("claims", "preprocess"):
-        print(f"  {part}")
-        for key, value in facts[part].items():
-            print(f"    {key:<26} {value}")
+        _print_json(found)
+    else:
+        facts.print_outputs(found)
     return 0
+
+
+def export(
+    model: Model,
+    destination: tyro.conf.Positional[Path],
+    *,
+    arch: Name = None,
+) -> int:
+    """Write a net as a file that runs without its code, preprocessing and labels inside.
+
+    Args:
+        model: A weight file or a directory.
+        destination: A file ending in .stablehlo or .onnx.
+        arch: Name of the architecture, where the file cannot tell.
+    """
+    import resnetjax
+
+    resnetjax.export(_loaded(model, arch), destination)
+    print(f"{destination}: {destination.stat().st_size:,} bytes")
+    return 0
+
+
+def _loaded(model: str, arch: str | None) -> Any:
+    from resnetjax import zoo
+
+    return zoo.load(model, arch=arch)
+
+
+def _exported(model: str, arch: str | None) -> Any:
+    from resnetjax.infer import artifact
+
+    if arch is not None:
+        raise ConfigError(f"--arch {arch} is not allowed: {model} is exported, and says what it is")
+    return artifact.load(model)
 
 
 def _image_files(given: Path) -> list[Path]:
@@ -274,72 +287,6 @@ def _print_row(row: dict[str, Any]) -> None:
         print(row["image"])
     for prediction in row["predictions"]:
         print(f"  {prediction['probability']:8.4f}  {prediction['label']} ({prediction['index']})")
-
-
-def _print_info(model: str, *, tree: bool, as_json: bool) -> int:
-    from resnetjax.measure import feature_info, flops, leaves, parameter_count, statistics_count
-    from resnetjax.plan import plan
-
-    config, pretrained = _open(model)
-    net = plan(config)
-    height, width = pretrained.preprocess.crop_px if pretrained else _default_side(config)
-    facts: dict[str, Any] = {
-        "architecture": pretrained.source.arch if pretrained else model,
-        "parameters": parameter_count(net),
-        "statistics": statistics_count(net),
-        "flops": flops(net, height=height, width=width),
-        "image": [height, width, config.in_channels],
-        "features": [vars(feature) for feature in feature_info(net)],
-        "config": config.to_json(),
-    }
-    if pretrained:
-        labels = pretrained.labels
-        facts["source"] = vars(pretrained.source)
-        facts["preprocess"] = pretrained.preprocess.to_json()
-        facts["labels"] = (
-            {"classes": len(labels.names), "activation": labels.activation} if labels else None
-        )
-    if tree:
-        facts["tree"] = {path: list(leaf.shape) for path, leaf in leaves(net).items()}
-    if as_json:
-        _print_json(facts)
-    else:
-        _print_facts(facts)
-    return 0
-
-
-def _open(model: str) -> "tuple[ResNetConfig, Pretrained | None]":
-    """A file or directory, loaded, or an architecture by name."""
-    from resnetjax import presets, zoo
-    from resnetjax.weights.sources import WEIGHTS
-
-    if Path(model).exists() or "://" in model or model in WEIGHTS:
-        pretrained = zoo.load(model)
-        return pretrained.config, pretrained
-    return presets.get(model), None
-
-
-def _default_side(config: "ResNetConfig") -> tuple[int, int]:
-    return (32, 32) if config.stem == "conv3" else (224, 224)
-
-
-def _print_facts(facts: dict[str, Any]) -> None:
-    height, width, channels = facts["image"]
-    print(f"{facts['architecture'] or 'a net without a name'}")
-    print(f"  parameters  {facts['parameters']:,} and {facts['statistics']:,} running statistics")
-    print(f"  arithmetic  {facts['flops'] / 1e9:.2f} GFLOPs for {height}x{width}x{channels}")
-    for name in ("source", "preprocess", "labels", "config"):
-        if facts.get(name):
-            print(f"  {name}")
-            for key, value in facts[name].items():
-                print(f"    {key:<26} {value}")
-    print("  features                     channels  stride")
-    for feature in facts["features"]:
-        print(f"    {feature['name']:<24} {feature['channels']:>10} {feature['stride']:>7}")
-    if "tree" in facts:
-        print("  arrays")
-        for path, shape in facts["tree"].items():
-            print(f"    {path:<44} {tuple(shape)}")
 
 
 def _print_json(value: Any) -> None:

@@ -1,7 +1,7 @@
-"""A net as one file that runs without its code: StableHLO, with what is needed around it."""
+"""A net as one file that runs without its code, with what is needed around it."""
 
+import importlib.metadata
 import io
-import json
 import os
 import zipfile
 from collections.abc import Sequence
@@ -12,10 +12,15 @@ import jax
 import jax.export
 import jax.numpy as jnp
 
+from resnetjax import __version__
 from resnetjax.data.preprocess import normalize
 from resnetjax.errors import ConfigError, UnsupportedFile
-from resnetjax.infer.artifact import DESCRIPTION, FUNCTION, SUFFIX
-from resnetjax.pretrained import Pretrained
+from resnetjax.infer import onnx_writer
+from resnetjax.infer.artifact import DESCRIPTION, FUNCTION
+from resnetjax.infer.classify import activation_of
+from resnetjax.infer.description import Description
+from resnetjax.plan import plan
+from resnetjax.pretrained import Pretrained, flatten
 from resnetjax.weights import files
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -25,22 +30,25 @@ def export(
     pretrained: Pretrained,
     path: str | os.PathLike[str],
     *,
-    platforms: Sequence[str] = PLATFORMS,
+    platforms: Sequence[str] | None = None,
 ) -> None:
-    """Writes a net as StableHLO, from uint8 pixels to logits, for batches of any size.
+    """Writes a net as StableHLO or ONNX, from uint8 pixels to logits, for batches of any size.
 
-    The file is a zip archive, uncompressed: the function that `jax.export` serialised, its weights
-    and the normalisation inside, and a JSON with the rest of the preprocessing, the labels and
-    where the weights came from. `resnetjax.infer.artifact.load` runs it, without Flax.
+    The weights and the normalisation are in the function, which takes images resized and cropped.
+    A `.stablehlo` file is a zip archive, uncompressed: the function that `jax.export` serialised,
+    and a JSON with the rest of the preprocessing, the labels and where the weights came from. An
+    `.onnx` file (opset 17, float32) has the same JSON in its `metadata_props`.
+    `resnetjax.infer.artifact.load` runs both, without Flax.
 
     Args:
         pretrained: The net.
-        path: A file ending in `.stablehlo`.
-        platforms: Where it may run.
+        path: A file ending in `.stablehlo` or `.onnx`.
+        platforms: Where StableHLO may run, by default everywhere.
 
     Raises:
-        UnsupportedFile: The path ends otherwise.
-        ConfigError: There is no such platform.
+        UnsupportedFile: The path ends otherwise, or the weights are more than ONNX holds (2 GiB).
+        ConfigError: There is no such platform, or some are named for ONNX.
+        MissingExtra: ONNX is asked for, and the package `onnx` is not installed.
 
     Example:
         >>> import tempfile
@@ -55,11 +63,17 @@ def export(
         (2, 10)
     """
     path = Path(path)
-    if path.suffix != SUFFIX:
-        raise UnsupportedFile(f"{path}: exported models end in {SUFFIX}")
-    unknown = [name for name in platforms if name not in PLATFORMS]
-    if unknown or not platforms:
-        raise ConfigError(f"platforms={tuple(platforms)} is not allowed: use {PLATFORMS}")
+    if path.suffix not in WRITERS:
+        raise UnsupportedFile(f"{path}: exported models end in {' or '.join(WRITERS)}")
+    if platforms is not None and path.suffix != ".stablehlo":
+        raise ConfigError(f"platforms={tuple(platforms)} is not allowed: use it with .stablehlo")
+    files.write({path: WRITERS[path.suffix](pretrained, platforms)})
+
+
+def _stablehlo(pretrained: Pretrained, platforms: Sequence[str] | None) -> bytes:
+    platforms = PLATFORMS if platforms is None else tuple(platforms)
+    if not platforms or not set(platforms) <= set(PLATFORMS):
+        raise ConfigError(f"platforms={platforms} is not allowed: use {PLATFORMS}")
     preprocess = pretrained.preprocess
 
     def run(pixels: jax.Array) -> Any:
@@ -67,18 +81,47 @@ def export(
         return pretrained.model.apply(pretrained.variables, images, train=False)
 
     shape = (*jax.export.symbolic_shape("batch"), *preprocess.crop_px, preprocess.channels)
-    exported = jax.export.export(jax.jit(run), platforms=tuple(platforms))(
+    exported = jax.export.export(jax.jit(run), platforms=platforms)(
         jax.ShapeDtypeStruct(shape, jnp.uint8)
     )
-    description = {
-        "preprocess": preprocess.to_json(),
-        "labels": pretrained.labels and pretrained.labels.to_json(),
-        "source": vars(pretrained.source),
-        "platforms": list(platforms),
-        "versions": {"jax": jax.__version__},
-    }
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr(DESCRIPTION, json.dumps(description, indent=1))
+        described = describe(pretrained, "jax", platforms=platforms)
+        archive.writestr(DESCRIPTION, described.to_json())
         archive.writestr(FUNCTION, bytes(exported.serialize()))
-    files.write({path: buffer.getvalue()})
+    return buffer.getvalue()
+
+
+def _onnx(pretrained: Pretrained, _: None) -> bytes:
+    return onnx_writer.write(
+        plan(pretrained.config),
+        flatten(pretrained.variables),
+        pretrained.preprocess,
+        description=describe(pretrained, "onnx").to_json(),
+    )
+
+
+WRITERS = {".stablehlo": _stablehlo, ".onnx": _onnx}
+"""For the end of a file's name, what gives its content."""
+
+
+def describe(pretrained: Pretrained, *packages: str, platforms: Sequence[str] = ()) -> Description:
+    """What an exported file says of a net.
+
+    Args:
+        pretrained: The net.
+        packages: Those that write the file, beside this one.
+        platforms: Where the function runs.
+    """
+    return Description(
+        preprocess=pretrained.preprocess,
+        labels=pretrained.labels,
+        activation=activation_of(pretrained.labels),
+        num_classes=pretrained.config.num_classes,
+        source=vars(pretrained.source),
+        versions={
+            "resnetjax": __version__,
+            **{name: importlib.metadata.version(name) for name in packages},
+        },
+        platforms=tuple(platforms),
+    )

@@ -6,21 +6,46 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-import jax
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import UInt8
 from PIL import Image
 
-from resnetjax.config import OutputActivation, Preprocess
-from resnetjax.data.preprocess import ImageSource, crop, decode, normalize
+from resnetjax.config import Labels, Preprocess
+from resnetjax.data.preprocess import ImageSource, crop, decode
 from resnetjax.errors import BadImage, ConfigError
-from resnetjax.nn.resnet import ResNet
-from resnetjax.pretrained import Pretrained, Variables
+
+if TYPE_CHECKING:  # an exported net is asked without Flax
+    from resnetjax.pretrained import Pretrained
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+class Classifies(Protocol):
+    """What `predict` asks of a net."""
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """How an image becomes the pixels."""
+        ...
+
+    @property
+    def labels(self) -> Labels | None:
+        """What the outputs mean, or None where that is unknown."""
+        ...
+
+    @property
+    def num_classes(self) -> int:
+        """Number of outputs; 0 where the net has no head."""
+        ...
+
+    def top(
+        self, pixels: UInt8[np.ndarray, "batch height width channels"], count: int, /
+    ) -> tuple[Any, Any]:
+        """The scores of the likeliest classes of each image, likeliest first, and these."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -40,7 +65,7 @@ class Prediction:
 
 
 def predict(
-    pretrained: Pretrained,
+    net: "Pretrained | Classifies",
     images: ImageSource | Iterable[ImageSource],
     *,
     top: int = 5,
@@ -49,7 +74,7 @@ def predict(
     """The likeliest classes of each image, likeliest first.
 
     Args:
-        pretrained: The net.
+        net: From `resnetjax.load`; or from `resnetjax.infer.artifact.load`, which needs no Flax.
         images: Paths, bytes, Pillow images or uint8[height, width, channels] arrays; one alone is a
             list of one.
         top: Number of classes an image, at most as many as there are.
@@ -78,7 +103,7 @@ def predict(
     )
     sources: Iterable[ImageSource] = [images] if one else images  # type: ignore[list-item]
     found = []
-    for result in predict_each(pretrained, sources, top=top, batch_size=batch_size):
+    for result in predict_each(net, sources, top=top, batch_size=batch_size):
         if isinstance(result, BadImage):
             raise result
         found.append(result)
@@ -86,7 +111,11 @@ def predict(
 
 
 def predict_each(
-    pretrained: Pretrained, images: Iterable[ImageSource], *, top: int = 5, batch_size: int = 32
+    net: "Pretrained | Classifies",
+    images: Iterable[ImageSource],
+    *,
+    top: int = 5,
+    batch_size: int = 32,
 ) -> Iterator[list[Prediction] | BadImage]:
     """As `predict`, one image at a time as batches finish; an image that is bad yields its error.
 
@@ -95,36 +124,38 @@ def predict_each(
     Raises:
         ConfigError: The net has no head, `batch_size` is below 1, or `top` below 0.
     """
-    if not pretrained.config.num_classes:
+    classifier = _classifier(net)
+    if not classifier.num_classes:
         raise ConfigError(
             "the net has no head (num_classes=0): load it with num_classes= to predict"
         )
     for name, value, least in (("batch_size", batch_size, 1), ("top", top, 0)):
         if value < least:
             raise ConfigError(f"{name}={value} is not allowed: use {least} or more")
-    return _predict_each(pretrained, images, top, batch_size)
+    return _predict_each(classifier, images, top, batch_size)
+
+
+def _classifier(net: Any) -> Classifies:
+    if hasattr(net, "top"):
+        return net
+    from resnetjax.infer.classify import Classifier
+
+    return Classifier(net)
 
 
 def _predict_each(
-    pretrained: Pretrained, images: Iterable[ImageSource], top: int, batch_size: int
+    net: Classifies, images: Iterable[ImageSource], top: int, batch_size: int
 ) -> Iterator[list[Prediction] | BadImage]:
-    labels, preprocess = pretrained.labels, pretrained.preprocess
+    labels = net.labels
     size = 1
-    count = min(top, pretrained.config.num_classes)
+    count = min(top, net.num_classes)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for batch in _ahead(pool, functools.partial(_pixels, preprocess), images, batch_size):
+        for batch in _ahead(pool, functools.partial(_pixels, net.preprocess), images, batch_size):
             good = [pixels for pixels in batch if not isinstance(pixels, BadImage)]
             scores = indices = np.zeros((0, count))
             if good:
                 size = max(size, min(1 << (len(good) - 1).bit_length(), batch_size))
-                scores, indices = _top(
-                    pretrained.model,
-                    preprocess,
-                    labels.activation if labels else "softmax",
-                    count,
-                    pretrained.variables,
-                    _padded(good, size),
-                )
+                scores, indices = net.top(_padded(good, size), count)
             rows = zip(np.asarray(scores).tolist(), np.asarray(indices).tolist(), strict=True)
             for pixels in batch:
                 if isinstance(pixels, BadImage):
@@ -134,23 +165,6 @@ def _predict_each(
                     Prediction(labels.names[index] if labels else str(index), index, score)
                     for score, index in zip(*next(rows), strict=True)
                 ]
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _top(
-    model: ResNet,
-    preprocess: Preprocess,
-    activation: OutputActivation,
-    count: int,
-    variables: Variables,
-    pixels: UInt8[Any, "batch height width channels"],
-) -> tuple[Float[Array, "batch top"], Int[Array, "batch top"]]:
-    logits: Any = model.apply(variables, normalize(pixels, preprocess), train=False)
-    if activation == "softmax":
-        logits = jax.nn.softmax(logits)
-    elif activation == "sigmoid":
-        logits = jax.nn.sigmoid(logits)
-    return jax.lax.top_k(logits, count)
 
 
 def _pixels(preprocess: Preprocess, source: ImageSource) -> np.ndarray | BadImage:

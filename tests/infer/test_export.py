@@ -52,8 +52,8 @@ def test_an_exported_net_keeps_preprocessing_labels_and_source(pretrained, expor
     loaded = artifact.load(exported)
     assert loaded.preprocess == pretrained.preprocess
     assert loaded.labels == pretrained.labels
-    assert loaded.source["arch"] == "mine"
-    assert loaded.source["sha256"] == "0" * 64
+    assert loaded.description.source["arch"] == "mine"
+    assert loaded.description.source["sha256"] == "0" * 64
 
 
 def test_other_sizes_than_the_crops_are_refused(exported):
