@@ -5,7 +5,7 @@ JOBS ?= 2
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test faults test-slow test-network parity parity-env parity-full lint types format clean distclean
+.PHONY: help demo test faults test-slow test-network parity parity-env parity-full savedmodel lint types format clean distclean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ parity-env: .venv-parity/parity.stamp ## only make the environment with PyTorch,
 parity-full: .venv-parity/parity.stamp ## the same with every net at full size; writes docs/parity.md
 	@RESNETJAX_PARITY_TABLE=docs/parity.md .venv-parity/bin/pytest tests/parity -m "not network"
 
+savedmodel: .venv-savedmodel/savedmodel.stamp ## export to TensorFlow, and run that by TensorFlow
+	@.venv-savedmodel/bin/pytest tests/infer/test_saved_model.py
+
 lint: .venv/dev.stamp ## ruff, its formatter, and the layers of imports
 	@.venv/bin/ruff check
 	@.venv/bin/ruff format --check
@@ -50,7 +53,7 @@ clean: ## remove what was built or cached
 	@find . -name '.venv*' -prune -o -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean ## remove the environments as well
-	@rm -rf .venv .venv-parity
+	@rm -rf .venv .venv-parity .venv-savedmodel
 
 # A stamp newer than pyproject.toml says that an installation ran to its end.
 .venv/demo.stamp: pyproject.toml
@@ -76,6 +79,12 @@ distclean: clean ## remove the environments as well
 	@.venv-parity/bin/python $(PIP_INSTALL) transformers==5.23.0 pyyaml huggingface_hub simplejpeg -e ".[test]"
 	@.venv-parity/bin/python $(PIP_INSTALL) keras==3.15.1 h5py kagglehub
 	@.venv-parity/bin/python $(PIP_INSTALL) --no-deps keras-hub==0.32.0
+	@touch $@
+
+.venv-savedmodel/savedmodel.stamp: pyproject.toml
+	@echo "Setting up .venv-savedmodel with TensorFlow: some minutes, 2 GB of disk ..."
+	$(call create,.venv-savedmodel)
+	@.venv-savedmodel/bin/python $(PIP_INSTALL) -e ".[savedmodel,test]"
 	@touch $@
 
 define create

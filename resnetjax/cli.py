@@ -222,18 +222,22 @@ def export(
     destination: tyro.conf.Positional[Path],
     *,
     arch: Name = None,
+    calibration: Path | None = None,
 ) -> int:
     """Write a net as a file that runs without its code, preprocessing and labels inside.
 
     Args:
         model: A weight file or a directory.
-        destination: A file ending in .stablehlo or .onnx.
+        destination: A path ending in .stablehlo, .onnx or .savedmodel (TensorFlow's folder).
         arch: Name of the architecture, where the file cannot tell.
+        calibration: Directory of some hundreds of images: an .onnx file then computes in
+            eight-bit integers.
     """
     import resnetjax
 
-    resnetjax.export(_loaded(model, arch), destination)
-    print(f"{destination}: {destination.stat().st_size:,} bytes")
+    images = calibration and _image_files(calibration)
+    resnetjax.export(_loaded(model, arch), destination, calibration=images)
+    print(f"{destination}: written")
     return 0
 
 

@@ -1,10 +1,9 @@
-"""A net as one file that runs without its code, with what is needed around it."""
+"""A net as a file that runs without its code, with what is needed around it."""
 
-import importlib.metadata
 import io
 import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,13 @@ import jax.export
 import jax.numpy as jnp
 
 from resnetjax import __version__
-from resnetjax.data.preprocess import normalize
+from resnetjax.data.preprocess import ImageSource, normalize
 from resnetjax.errors import ConfigError, UnsupportedFile
-from resnetjax.infer import onnx_writer
+from resnetjax.infer import onnx_quantize, onnx_writer, saved_model
 from resnetjax.infer.artifact import DESCRIPTION, FUNCTION
 from resnetjax.infer.classify import activation_of
 from resnetjax.infer.description import Description
+from resnetjax.infer.onnx_graph import import_onnx
 from resnetjax.plan import plan
 from resnetjax.pretrained import Pretrained, flatten
 from resnetjax.weights import files
@@ -31,24 +31,35 @@ def export(
     path: str | os.PathLike[str],
     *,
     platforms: Sequence[str] | None = None,
+    calibration: Iterable[ImageSource] | None = None,
 ) -> None:
-    """Writes a net as StableHLO or ONNX, from uint8 pixels to logits, for batches of any size.
+    """Writes a net from uint8 pixels to logits, for batches of any size; the path's end says how.
 
-    The weights and the normalisation are in the function, which takes images resized and cropped.
-    A `.stablehlo` file is a zip archive, uncompressed: the function that `jax.export` serialised,
-    and a JSON with the rest of the preprocessing, the labels and where the weights came from. An
-    `.onnx` file (opset 17, float32) has the same JSON in its `metadata_props`.
-    `resnetjax.infer.artifact.load` runs both, without Flax.
+    The weights and the normalisation are in the function, which takes images resized and cropped;
+    with it goes a JSON of the rest of the preprocessing, the labels, their activation and where the
+    weights came from.
+
+    - `.stablehlo`: a zip archive, uncompressed, of the function that `jax.export` serialised and
+      the JSON.
+    - `.onnx`: opset 17, in float32 or eight-bit integers, with the JSON in its `metadata_props`.
+    - `.savedmodel`: TensorFlow's folder, with the JSON in `assets.extra`.
+
+    `resnetjax.infer.artifact.load` runs the first two, without Flax.
 
     Args:
         pretrained: The net.
-        path: A file ending in `.stablehlo` or `.onnx`.
+        path: A file or, for TensorFlow, a folder that is not there yet.
         platforms: Where StableHLO may run, by default everywhere.
+        calibration: Some hundreds of images, over which an ONNX net's ranges are measured; it then
+            computes in integers, which is faster on CPUs that have instructions for that, and less
+            exact.
 
     Raises:
         UnsupportedFile: The path ends otherwise, or the weights are more than ONNX holds (2 GiB).
-        ConfigError: There is no such platform, or some are named for ONNX.
-        MissingExtra: ONNX is asked for, and the package `onnx` is not installed.
+        ConfigError: There is no such platform, or an argument is for another kind of file.
+        BadImage: An image for the calibration cannot be decoded.
+        MissingExtra: A package is not installed: onnx, onnxruntime or TensorFlow.
+        OSError: The path cannot be written.
 
     Example:
         >>> import tempfile
@@ -63,11 +74,22 @@ def export(
         (2, 10)
     """
     path = Path(path)
-    if path.suffix not in WRITERS:
-        raise UnsupportedFile(f"{path}: exported models end in {' or '.join(WRITERS)}")
-    if platforms is not None and path.suffix != ".stablehlo":
-        raise ConfigError(f"platforms={tuple(platforms)} is not allowed: use it with .stablehlo")
-    files.write({path: WRITERS[path.suffix](pretrained, platforms)})
+    for name, value, suffix in (
+        ("platforms", platforms, ".stablehlo"),
+        ("calibration", calibration, ".onnx"),
+    ):
+        if value is not None and path.suffix != suffix:
+            raise ConfigError(f"{name}= is not allowed with {path}: it is for {suffix}")
+    match path.suffix:
+        case ".stablehlo":
+            files.write({path: _stablehlo(pretrained, platforms)})
+        case ".onnx":
+            files.write({path: _onnx(pretrained, calibration)})
+        case ".savedmodel":
+            described = describe(pretrained, {"jax": jax.__version__}).to_json()
+            saved_model.write(pretrained, path, description=described)
+        case _:
+            raise UnsupportedFile(f"{path}: exported nets end in .stablehlo, .onnx or .savedmodel")
 
 
 def _stablehlo(pretrained: Pretrained, platforms: Sequence[str] | None) -> bytes:
@@ -86,31 +108,33 @@ def _stablehlo(pretrained: Pretrained, platforms: Sequence[str] | None) -> bytes
     )
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        described = describe(pretrained, "jax", platforms=platforms)
+        described = describe(pretrained, {"jax": jax.__version__}, platforms=platforms)
         archive.writestr(DESCRIPTION, described.to_json())
         archive.writestr(FUNCTION, bytes(exported.serialize()))
     return buffer.getvalue()
 
 
-def _onnx(pretrained: Pretrained, _: None) -> bytes:
-    return onnx_writer.write(
+def _onnx(pretrained: Pretrained, calibration: Iterable[ImageSource] | None) -> bytes:
+    preprocess = pretrained.preprocess
+    content = onnx_writer.write(
         plan(pretrained.config),
         flatten(pretrained.variables),
-        pretrained.preprocess,
-        description=describe(pretrained, "onnx").to_json(),
+        preprocess,
+        description=describe(pretrained, {"onnx": import_onnx().__version__}).to_json(),
     )
+    if calibration is None:
+        return content
+    return onnx_quantize.quantize(content, calibration, preprocess, pixels=onnx_writer.INPUT)
 
 
-WRITERS = {".stablehlo": _stablehlo, ".onnx": _onnx}
-"""For the end of a file's name, what gives its content."""
-
-
-def describe(pretrained: Pretrained, *packages: str, platforms: Sequence[str] = ()) -> Description:
+def describe(
+    pretrained: Pretrained, versions: dict[str, str], *, platforms: Sequence[str] = ()
+) -> Description:
     """What an exported file says of a net.
 
     Args:
         pretrained: The net.
-        packages: Those that write the file, beside this one.
+        versions: Of the packages that write the file, beside this one.
         platforms: Where the function runs.
     """
     return Description(
@@ -119,9 +143,6 @@ def describe(pretrained: Pretrained, *packages: str, platforms: Sequence[str] = 
         activation=activation_of(pretrained.labels),
         num_classes=pretrained.config.num_classes,
         source=vars(pretrained.source),
-        versions={
-            "resnetjax": __version__,
-            **{name: importlib.metadata.version(name) for name in packages},
-        },
+        versions={"resnetjax": __version__, **versions},
         platforms=tuple(platforms),
     )

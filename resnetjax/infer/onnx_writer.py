@@ -245,8 +245,8 @@ class _Writer:
     def _blur(self, x: _Maps, pool: Pool, path: str) -> _Maps:
         """Zhang 2019: a binomial filter on reflected borders, subsampled."""
         _, size = _window(x.size, pool.size, pool.stride, pool.padding)
-        side = (int(pool.padding),) * 2
-        x = self._pad(x, ((0, 0), side, side), f"{path}/border", mode="reflect")
+        side = int(pool.padding)
+        x = self._pad(x, ((0, 0), (side, side), (side, side)), f"{path}/border", mode="reflect")
         row = np.array([comb(pool.size - 1, k) for k in range(pool.size)]) / 2 ** (pool.size - 1)
         kernel = np.broadcast_to(np.outer(row, row), (x.channels, 1, pool.size, pool.size))
         name = self.graph.node(
@@ -267,10 +267,10 @@ class _Writer:
         before, after = zip((0, 0), *sides, strict=True)
         pads = self.graph.constant(f"pads/{before + after}", before + after, np.int64)
         name = self.graph.node("Pad", x.name, pads, name=path, mode=mode)
-        channels, *size = (
+        channels, height, width = (
             length + sum(side) for length, side in zip((x.channels, *x.size), sides, strict=True)
         )
-        return _Maps(name, channels, (size[0], size[1]))
+        return _Maps(name, channels, (height, width))
 
     def _attend(self, x: _Maps, attention: Attention | None, path: str) -> _Maps:
         if attention is None:
