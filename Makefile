@@ -34,7 +34,7 @@ parity-full: .venv-parity/parity.stamp ## the same with every net at full size; 
 	@RESNETJAX_PARITY_TABLE=docs/parity.md .venv-parity/bin/pytest tests/parity -m "not network"
 
 savedmodel: .venv-savedmodel/savedmodel.stamp ## export to TensorFlow, and run that by TensorFlow
-	@.venv-savedmodel/bin/pytest tests/infer/test_saved_model.py
+	@.venv-savedmodel/bin/pytest -m "slow or not slow" tests/infer/test_saved_model.py tests/test_docs.py -k "saved_model or tensorflow"
 
 lint: .venv/dev.stamp ## ruff, its formatter, and the layers of imports
 	@.venv/bin/ruff check

@@ -540,6 +540,12 @@ def test_a_file_that_holds_no_weights_is_refused(run, photos, tmp_path, content,
         (["predict", "{net}", "{photos}", "--batch-size", "-1"], "use 1 or more"),
         (["predict", "{net}", "{photos}", "--arch", "resnet5O"], "did you mean"),
         (["predict", "{net}", "{photos}", "--frobnicate"], "--frobnicate"),
+        (["predict", "absent.onnx", "{photos}"], "absent.onnx"),
+        (["predict", "absent.stablehlo", "{photos}"], "absent.stablehlo"),
+        (["predict", "a.onnx", "{photos}", "--arch", "resnet50"], "a.onnx is exported, and says"),
+        (["export", "{net}", "out.bin"], "end in .stablehlo, .onnx or .savedmodel"),
+        (["export", "absent.pth", "out.onnx"], "absent.pth"),
+        (["export", "{net}", "out.onnx", "--calibration", "{empty}"], "no images in it"),
         (["names", "resnet18", "resnet34"], "resnet34"),
         (["frobnicate"], "frobnicate"),
         ([], "{names, info, convert, predict"),
@@ -579,6 +585,7 @@ def test_an_interrupt_ends_quietly(run, net, photos, monkeypatch):
         (("names",), ["Shell pattern"]),
         (("info",), ["MODEL", "--tree", "--json"]),
         (("convert",), ["MODEL", "PATH", "--dialect", "--arch", "torchvision"]),
+        (("export",), ["MODEL", "PATH", "--arch", ".stablehlo", ".onnx", ".savedmodel"]),
         (("predict",), ["MODEL", "IMAGE...", "--top", "--json", "--batch-size", "--arch"]),
     ],
 )
@@ -597,6 +604,28 @@ def test_the_dialects_that_help_names_are_those_there_are(run, net, tmp_path):
     assert len(listed) > 4
     shown = words(run("convert", "--help").out)
     assert all(f"{name}," in shown or f"{name}." in shown for name in listed)
+
+
+# --- export
+
+
+def test_exported_nets_print_what_the_net_prints(run, net, photos, tmp_path):
+    pytest.importorskip("onnx", reason="needs onnx")
+    flags = ("--top", "2", "--batch-size", "3", "--json")
+    expected = json.loads(run("predict", net, photos, *flags).out)
+    for name in ("net.stablehlo", "net.onnx"):
+        code, out, err = run("export", net, tmp_path / name)
+        assert (code, err) == (0, "")
+        assert str(tmp_path / name) in out
+        code, out, err = run("predict", tmp_path / name, photos, *flags)
+        assert (code, err) == (0, "")
+        found = json.loads(out)
+        for ours, theirs in zip(found, expected, strict=True):
+            for mine, other in zip(ours["predictions"], theirs["predictions"], strict=True):
+                probability = mine.pop("probability")
+                assert probability == pytest.approx(other["probability"], rel=1e-5)
+                assert mine == {key: other[key] for key in ("label", "index")}
+            assert ours["image"] == theirs["image"]
 
 
 # --- verify

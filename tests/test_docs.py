@@ -1,30 +1,48 @@
 """The commands and snippets of docs/, run as they stand, or parsed where they need much data."""
 
+import json
 import re
 import runpy
 import shlex
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tyro
+from PIL import Image
 
+import resnetjax as rj
 from resnetjax import cli
+from resnetjax.data import labels
 from resnetjax.train.command import EvaluateArguments, TrainArguments
 from resnetjax.train.recipe import Recipe, read_recipe
 
 ROOT = Path(__file__).parents[1]
 TRAIN = ROOT / "docs" / "train.md"
+DEPLOY = ROOT / "docs" / "deploy.md"
 
 
 def blocks(page: Path, language: str) -> list[str]:
     """The fenced blocks of one language, in order."""
-    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+    fenced = re.findall(r"^```([\w ]*)\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
     return [text for named, text in fenced if named == language]
 
 
 def lines(page: Path, language: str) -> list[str]:
     return [line for block in blocks(page, language) for line in block.splitlines()]
+
+
+def run(command: str, capsys) -> str:
+    """What a command prints."""
+    program, *arguments = shlex.split(command, comments=True)
+    assert program == "resnetjax"
+    with warnings.catch_warnings(), pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    said = capsys.readouterr()
+    assert ended.value.code == 0, f"{command}\n{said.err}"
+    assert said.out, command
+    return said.out
 
 
 @pytest.fixture(scope="module")
@@ -38,15 +56,9 @@ def folder(tmp_path_factory):
 def test_the_commands_of_a_first_run_run_in_order(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     for command in lines(TRAIN, "sh"):
-        program, *arguments = shlex.split(command, comments=True)
-        assert program == "resnetjax"
-        with warnings.catch_warnings(), pytest.raises(SystemExit) as ended:
-            cli.main(arguments)
-        said = capsys.readouterr()
-        assert ended.value.code == 0, f"{command}\n{said.err}"
-        assert said.out, command
-        if arguments[0] == "evaluate":
-            assert float(re.search(r"top-1 ([\d.]+)%", said.out)[1]) >= 98
+        said = run(command, capsys)
+        if " evaluate " in command:
+            assert float(re.search(r"top-1 ([\d.]+)%", said)[1]) >= 98
     assert (folder / "runs/digits/curves.png").exists()
     assert (folder / "runs/dry/first_batch.png").exists()
 
@@ -88,3 +100,59 @@ def test_every_flag_and_recipe_that_is_named_exists(capsys):
     listed = set(re.findall(r"((?:imagenet|cifar10|digits)_\w+)(?:\.py)?`", text))
     there = {path.stem for path in (ROOT / "configs").glob("*.py")}
     assert listed == there
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """A directory with what docs/deploy.md names, the net a small one."""
+    folder = tmp_path_factory.mktemp("deploy")
+    model, variables = rj.create("cifar_resnet20", rng=0)
+    net = rj.Pretrained(
+        model=model,
+        variables=variables,
+        preprocess=rj.Preprocess(crop_px=(32, 32), resize_px=40),
+        labels=labels.get("cifar10"),
+    )
+    rj.save(net, folder / "my-resnet50")
+    (folder / "photos").mkdir()
+    for seed, name in enumerate(("cat.jpg", "photos/dog.jpg", "photos/owl.jpg")):
+        pixels = np.random.default_rng(seed).integers(0, 256, (60, 80, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / name)
+    return folder
+
+
+@pytest.mark.slow
+def test_the_commands_and_snippets_of_deploying_run(served, monkeypatch, capsys):
+    pytest.importorskip("onnxruntime", reason="needs onnx")
+    monkeypatch.chdir(served)
+    said = [run(command, capsys) for command in lines(DEPLOY, "sh")]
+    assert len(json.loads(said[-1])) == 3
+    snippets = blocks(DEPLOY, "python")
+    assert len(snippets) >= 6
+    for snippet in snippets:
+        exec(compile(snippet, str(DEPLOY), "exec"), {})
+    said = capsys.readouterr().out
+    assert said.count("(2, 10)") == 3
+    assert "photos/owl.jpg" in said
+    command = re.search(r"`(resnetjax export [^`]*--calibration[^`]*)`", DEPLOY.read_text())[1]
+    run(command, capsys)
+
+
+@pytest.mark.slow
+def test_the_snippets_for_tensorflow_run(served, monkeypatch, capsys):
+    pytest.importorskip("tensorflow", reason="needs TensorFlow")
+    monkeypatch.chdir(served)
+    for snippet in blocks(DEPLOY, "python tensorflow"):
+        exec(compile(snippet, str(DEPLOY), "exec"), {})
+    assert "(2, 10)" in capsys.readouterr().out
+
+
+def test_the_numbers_of_eight_bits_are_those_of_the_committed_result():
+    result = json.loads((ROOT / "benchmarks" / "results" / "int8-cpu.json").read_text())
+    text = " ".join(DEPLOY.read_text().split())
+    one, eight = (result["resnet50"][f"batch_{n}"]["times_faster"]["median"] for n in (1, 8))
+    assert f"{one:.1f} times as fast for one image and {eight:.1f} times for eight" in text
+    top1 = result["cifar10"]["top1"]
+    assert f"from {top1['float32']:.2%} to {top1['int8']:.2%}".replace("%", " %") in text
+    sizes = result["resnet50"]["file_bytes"]
+    assert 0.2 < sizes["int8"] / sizes["float32"] < 0.3  # "a quarter"

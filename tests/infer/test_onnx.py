@@ -28,17 +28,19 @@ NETS = {
     "deep_stem-groups-se-blur-avg_conv-silu": {
         "stem": "deep", "groups": 4, "group_width": 16, "attention": "se", "antialias": "blur",
         "shortcut": "avg_conv", "activation": "silu",
+        "depths": (1, 1),
     },
     "v2-group_norm-standardized-zero_pool-gelu": {
         **V2, "norm": "group", "norm_groups": 8, "weight_standardization_eps": 1e-8,
-        "stem_pool_value": "zero", "activation": "gelu", "head_pool": "max",
+        "stem_pool_value": "zero", "activation": "gelu", "head_pool": "max", "block": "basic",
+        "depths": (1, 1),
     },
     "same-dilated-eca-biases-gelu_tanh": {
         "padding": "same", "stem_pool_padding": "same", "output_stride": 8, "attention": "eca",
         "conv_bias": "all", "activation": "gelu_tanh", "stride_block": "last",
         "shortcut": "avg_conv",
     },
-    "basic-pad_shortcut-average_pool-max_head": {
+    "basic-pad_shortcut-average_pool-headless": {
         "block": "basic", "shortcut": "pad", "antialias": "average", "inner_activation": "silu",
         "num_classes": 0,
     },
