@@ -14,11 +14,11 @@ from tests.weights.torch_bytes import mapping, tensor, zip_bytes
 
 HEAVY = {
     "PIL", "array_record", "beartype", "flax", "grain", "h5py", "jax", "jaxlib", "jaxtyping",
-    "keras", "kagglehub", "matplotlib", "numpy", "onnx", "optax", "orbax", "pyfive", "rich",
-    "safetensors", "simplejpeg", "sklearn", "tensorboardX", "tensorflow", "torch", "tyro",
+    "keras", "kagglehub", "matplotlib", "numpy", "onnx", "onnxruntime", "optax", "orbax", "pyfive",
+    "rich", "safetensors", "simplejpeg", "sklearn", "tensorboardX", "tensorflow", "torch", "tyro",
 }  # fmt: skip
 # Of training, of other frameworks and of the command line.
-FOREIGN = {"grain", "keras", "onnx", "optax", "orbax", "tensorflow", "torch", "tyro"}
+FOREIGN = {"grain", "keras", "onnx", "onnxruntime", "optax", "orbax", "tensorflow", "torch", "tyro"}
 
 
 def imported_by(code: str) -> set[str]:

@@ -15,7 +15,10 @@ onnx = pytest.importorskip("onnx", reason="needs onnx")
 pytest.importorskip("onnxruntime", reason="needs onnxruntime")
 
 # An odd and an even edge: SAME pads them differently, and windows end differently on them.
-PREPROCESS = rj.Preprocess(crop_px=(65, 50), resize_mode="squash", resize_px=(65, 50))
+PREPROCESS = rj.Preprocess(
+    crop_px=(65, 50), resize_mode="squash", resize_px=(65, 50), channel_order="bgr", divisor=127.5,
+    mean=(0.7, 1.0, 1.1), std=(0.5, 0.7, 0.9),
+)  # fmt: skip
 # Of the spread max|f(x_i) - mean f|; both sides compute in float32.
 TOLERANCE = 1e-4
 SMALL = {
