@@ -46,7 +46,8 @@ class ResNetConfig:
         stride_on: Which convolution of a block carries its stride: "reduce" (a bottleneck's first
             1x1: v1),
             "spatial" (its 3x3, or a basic block's first: v1.5) or "last_spatial" (a basic block's
-            second: KerasCV v2). With "last_spatial" only that convolution is dilated.
+            second: KerasCV v2). With "last_spatial" only that convolution is dilated, unless
+            `dilation_rule` is "uniform".
         stride_block: Whether a stage strides in its "first" block or, with a subsampled identity as
             shortcut, in its "last" (slim, keras.applications v2, KerasCV v2).
         strides: Stride of each stage.

@@ -267,7 +267,7 @@ def _dilations(
         return [1] * len(kernels)
     if config.dilation_rule == "previous":
         rates[spatial[0]] = previous
-    if config.stride_on == "last_spatial":
+    if config.stride_on == "last_spatial" and config.dilation_rule != "uniform":
         rates[spatial[0]] = 1
     return rates
 

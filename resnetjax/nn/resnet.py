@@ -87,7 +87,8 @@ class ResNet(nn.Module):
 
         Args:
             images: Preprocessed as the weights want them.
-            stages: Names from `feature_info`: "stem_conv", "stem", "stage1", ..., and in v2 "norm".
+            stages: Names from `feature_info`: "stem_conv", "stem", "stage1", ..., and in v2 "norm";
+                or "pooled": float[batch, features], what the head sees.
             train: As for the logits.
 
         Raises:
@@ -96,15 +97,40 @@ class ResNet(nn.Module):
         found = self._run(images, train, tuple(stages))
         return {name: found[name] for name in stages}
 
+    def logits_from(
+        self,
+        maps: Float[Array, "batch height width channels"],
+        *,
+        stage: str,
+        train: bool = False,
+    ) -> Float[Array, "batch classes"]:
+        """The logits that the rest of the net makes of a feature map.
+
+        Args:
+            maps: What `features` gives under the stage's name.
+            stage: "stem", "stage1", ..., or in v2 "norm".
+            train: As for the logits.
+
+        Raises:
+            ConfigError: No feature map has this name, or this one has other channels.
+        """
+        return self._run(maps, train, None, after=stage)["logits"]
+
     @property
     def feature_info(self) -> tuple[FeatureInfo, ...]:
         """Name, channels and stride of every feature map."""
         return feature_info(plan(self.config))
 
     @nn.compact
-    def _run(self, images: Images, train: bool, wanted: tuple[str, ...] | None) -> dict[str, Array]:
+    def _run(
+        self,
+        images: Images,
+        train: bool,
+        wanted: tuple[str, ...] | None,
+        after: str | None = None,
+    ) -> dict[str, Array]:
         net = plan(self.config)
-        self._check(images, train, wanted)
+        self._check(images, train, wanted, after)
         remaining = None if wanted is None else set(wanted)
         found: dict[str, Array] = {}
 
@@ -116,16 +142,18 @@ class ResNet(nn.Module):
             return remaining is not None and not remaining
 
         x = images.astype(self.dtype)
-        before, x = Stem(net.stem, self._mode("stem", train), name="stem")(x)
-        if reach("stem_conv", before) or reach("stem", x):
-            return found
-        for stage in net.stages:
+        if after is None:
+            before, x = Stem(net.stem, self._mode("stem", train), name="stem")(x)
+            if reach("stem_conv", before) or reach("stem", x):
+                return found
+        passed = ("stem", *(stage.name for stage in net.stages), "norm").index(after or "stem")
+        for stage in net.stages[passed:]:
             for block in stage.blocks:
                 kind = nn.remat(BLOCKS[block.order]) if self.remat else BLOCKS[block.order]
                 x = kind(block, self._mode(stage.name, train), name=block.name)(x)
             if reach(stage.name, x):
                 return found
-        if net.norm:
+        if net.norm and after != "norm":
             x = Normalization(net.norm, self._mode("norm", train), name="norm")(x)
             x = functions.activate(x, net.norm_activation)
             if reach("norm", x):
@@ -134,6 +162,8 @@ class ResNet(nn.Module):
         wide = jnp.promote_types(self.dtype, jnp.float32)
         x = x.astype(wide)
         x = x.mean((1, 2)) if net.head_pool == "average" else x.max((1, 2))
+        if reach("pooled", x):
+            return found
         if net.num_classes:
             if train and net.dropout_rate:
                 x = functions.dropout(x, net.dropout_rate, self.make_rng("dropout"))
@@ -144,8 +174,20 @@ class ResNet(nn.Module):
         training = train and part not in self.frozen
         return Mode(training, self.dtype, self.axis_name, self.norm_batch)
 
-    def _check(self, images: Images, train: bool, wanted: tuple[str, ...] | None) -> None:
-        expected = self.config.in_channels
+    def _check(
+        self, images: Images, train: bool, wanted: tuple[str, ...] | None, after: str | None
+    ) -> None:
+        maps = {info.name: info.channels for info in self.feature_info}
+        names, starts = list(maps), [name for name in maps if name != "stem_conv"]
+        for field, asked, allowed in (
+            ("stages", wanted or (), [*names, "pooled"]),
+            ("stage", [after] if after is not None else [], starts),
+            ("frozen", self.frozen, starts),
+        ):
+            unknown = [name for name in asked if name not in allowed]
+            if unknown:
+                raise ConfigError(f"{field}={unknown} is not allowed: use {', '.join(allowed)}")
+        expected = self.config.in_channels if after is None else maps[after]
         if images.ndim != 4 or images.shape[-1] != expected:
             raise ConfigError(
                 f"images of shape {images.shape} do not fit: "
@@ -156,15 +198,7 @@ class ResNet(nn.Module):
                 f"norm_batch={self.norm_batch} is not allowed: "
                 f"use a divisor of the batch, which is {len(images)}"
             )
-        names = [info.name for info in self.feature_info]
-        for field, asked, allowed in (
-            ("stages", wanted or (), names),
-            ("frozen", self.frozen, [name for name in names if name != "stem_conv"]),
-        ):
-            unknown = [name for name in asked if name not in allowed]
-            if unknown:
-                raise ConfigError(f"{field}={unknown} is not allowed: use {', '.join(allowed)}")
-        moving = self.config.norm == "batch" and set(names[1:]) - set(self.frozen)
+        moving = self.config.norm == "batch" and set(starts) - set(self.frozen)
         if train and moving and not self.is_mutable_collection("batch_stats"):
             raise BatchNormError(
                 "train=True updates the running statistics: call "
