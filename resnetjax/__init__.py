@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from resnetjax.config import Labels, Preprocess, ResNetConfig
+    from resnetjax.infer.explain import explain
     from resnetjax.infer.export import export
     from resnetjax.infer.features import features
     from resnetjax.infer.predict import Prediction, predict
@@ -32,6 +33,7 @@ _HOMES = {
     "ResNetConfig": "config",
     "Source": "pretrained",
     "create": "zoo",
+    "explain": "infer.explain",
     "export": "infer.export",
     "features": "infer.features",
     "load": "zoo",
@@ -49,6 +51,7 @@ __all__ = [
     "ResNetConfig",
     "Source",
     "create",
+    "explain",
     "export",
     "features",
     "load",

@@ -5,19 +5,26 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import tyro
 
 from resnetjax.errors import AssumptionWarning, BadImage, ConfigError, ResNetJAXError, UnknownName
+from resnetjax.infer.command import (
+    Images,
+    Model,
+    Name,
+    explain,
+    features,
+    image_files,
+    push,
+    say,
+    with_progress,
+)  # fmt: skip
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 EXPORTED = (".stablehlo", ".onnx")
-Model = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
-Images = Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE...")]
-Name = Annotated[str | None, tyro.conf.arg(metavar="NAME")]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -28,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _make_streams_safe()
     verbs = {
         "names": names, "info": info, "convert": convert, "predict": predict, "verify": verify,
-        "export": export,
+        "export": export, "features": features, "explain": explain, "push": push,
     }  # fmt: skip
     try:
         if arguments[:1] in (["train"], ["evaluate"]):
@@ -46,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except (ResNetJAXError, OSError) as error:
-        _say(f"error: {error}")
+        say(f"error: {error}")
         code = 2
     except KeyboardInterrupt:
         code = 130
@@ -177,19 +184,19 @@ def predict(
 
     if top < 1:
         raise ConfigError(f"--top {top} is not allowed: use 1 or more")
-    if not images:
-        raise BadImage("no images are given: name files or directories after the model")
-    paths = [path for given in images for path in _image_files(given)]
+    paths = image_files(images)
     net = _exported(model, arch) if model.endswith(EXPORTED) else _loaded(model, arch)
     rows: list[dict[str, Any]] = []
     failed = 0
-    results = predict_each(net, paths, top=top, batch_size=batch_size)
-    for path, result in zip(paths, _with_progress(results, len(paths)), strict=True):
+    results = with_progress(
+        predict_each(net, paths, top=top, batch_size=batch_size), len(paths), doing="predicting"
+    )
+    for path, result in zip(paths, results, strict=True):
         row: dict[str, Any] = {"image": str(path), "predictions": []}
         if isinstance(result, BadImage):
             failed += 1
             row["error"] = str(result)
-            _say(f"error: {result}")
+            say(f"error: {result}")
         else:
             row["predictions"] = [vars(prediction) for prediction in result]
         rows.append(row)
@@ -235,7 +242,7 @@ def export(
     """
     import resnetjax
 
-    images = calibration and _image_files(calibration)
+    images = calibration and image_files((calibration,))
     resnetjax.export(_loaded(model, arch), destination, calibration=images)
     print(f"{destination}: written")
     return 0
@@ -253,37 +260,6 @@ def _exported(model: str, arch: str | None) -> Any:
     if arch is not None:
         raise ConfigError(f"--arch {arch} is not allowed: {model} is exported, and says what it is")
     return artifact.load(model)
-
-
-def _image_files(given: Path) -> list[Path]:
-    """The file itself, or the images of a directory and those below it, sorted."""
-    if not given.exists():
-        raise BadImage(f"there is no file or directory {str(given)!r}")
-    if not given.is_dir():
-        return [given]
-    found = sorted(
-        path
-        for path in given.rglob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir()
-    )
-    if not found:
-        raise BadImage(f"{given}: no images in it (looked for {', '.join(IMAGE_SUFFIXES)})")
-    return found
-
-
-def _with_progress(results: Iterator[Any], total: int) -> Iterator[Any]:
-    """The results, with a bar on stderr while there are many and somebody looks."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    if total < 2 or not console.is_terminal:
-        yield from results
-        return
-    # Redirected, what is printed goes where the bar is, to stderr, and `> labels.txt` stays empty.
-    redirect = sys.stdout.isatty()
-    with Progress(console=console, transient=True, redirect_stdout=redirect) as bar:
-        yield from bar.track(results, total=total, description="predicting")
 
 
 def _print_row(row: dict[str, Any]) -> None:
@@ -305,9 +281,5 @@ def _make_streams_safe() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-def _say(message: str) -> None:
-    print(f"resnetjax: {message}", file=sys.stderr)
-
-
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    _say(f"note: {message}")
+    say(f"note: {message}")

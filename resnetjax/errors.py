@@ -33,6 +33,10 @@ class DownloadFailed(ResNetJAXError, OSError):
     """A file could not be fetched; the message names address and reason, and what to do."""
 
 
+class UploadFailed(ResNetJAXError, OSError):
+    """A net could not be pushed; the message names where to, why, and what to do."""
+
+
 class DigestMismatch(ResNetJAXError, ValueError):
     """A file is not what was published, or what was fetched at first; names both digests."""
 

@@ -1,26 +1,21 @@
-"""From images to labels: decoded ahead on threads, run on the device in batches of few shapes."""
+"""From images to labels."""
 
-import functools
-import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
 from resnetjax.config import Labels, Preprocess
-from resnetjax.data.preprocess import ImageSource, crop, decode
+from resnetjax.data.preprocess import ImageSource
 from resnetjax.errors import BadImage, ConfigError
+from resnetjax.infer.batches import run_each
 
 if TYPE_CHECKING:  # an exported net is asked without Flax
     from resnetjax.pretrained import Pretrained
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 class Classifies(Protocol):
@@ -129,10 +124,15 @@ def predict_each(
         raise ConfigError(
             "the net has no head (num_classes=0): load it with num_classes= to predict"
         )
-    for name, value, least in (("batch_size", batch_size, 1), ("top", top, 0)):
-        if value < least:
-            raise ConfigError(f"{name}={value} is not allowed: use {least} or more")
-    return _predict_each(classifier, images, top, batch_size)
+    if top < 0:
+        raise ConfigError(f"top={top} is not allowed: use 0 or more")
+    count = min(top, classifier.num_classes)
+
+    def run(pixels: np.ndarray) -> tuple[Any, ...]:
+        return classifier.top(pixels, count)
+
+    rows = run_each(classifier.preprocess, images, run, batch_size=batch_size)
+    return _named(rows, classifier.labels)
 
 
 def _classifier(net: Any) -> Classifies:
@@ -143,51 +143,15 @@ def _classifier(net: Any) -> Classifies:
     return Classifier(net)
 
 
-def _predict_each(
-    net: Classifies, images: Iterable[ImageSource], top: int, batch_size: int
+def _named(
+    rows: Iterator[tuple[np.ndarray, ...] | BadImage], labels: Labels | None
 ) -> Iterator[list[Prediction] | BadImage]:
-    labels = net.labels
-    size = 1
-    count = min(top, net.num_classes)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for batch in _ahead(pool, functools.partial(_pixels, net.preprocess), images, batch_size):
-            good = [pixels for pixels in batch if not isinstance(pixels, BadImage)]
-            scores = indices = np.zeros((0, count))
-            if good:
-                size = max(size, min(1 << (len(good) - 1).bit_length(), batch_size))
-                scores, indices = net.top(_padded(good, size), count)
-            rows = zip(np.asarray(scores).tolist(), np.asarray(indices).tolist(), strict=True)
-            for pixels in batch:
-                if isinstance(pixels, BadImage):
-                    yield pixels
-                    continue
-                yield [
-                    Prediction(labels.names[index] if labels else str(index), index, score)
-                    for score, index in zip(*next(rows), strict=True)
-                ]
-
-
-def _pixels(preprocess: Preprocess, source: ImageSource) -> np.ndarray | BadImage:
-    try:
-        return crop(decode(source, channels=preprocess.channels), preprocess)
-    except BadImage as error:
-        return error
-
-
-def _padded(images: list[np.ndarray], size: int) -> np.ndarray:
-    """The images with zeros after them."""
-    batch = np.zeros((size, *images[0].shape), np.uint8)
-    batch[: len(images)] = images
-    return batch
-
-
-def _ahead(
-    pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[T], size: int
-) -> Iterator[list[R]]:
-    """Batches of finished work; the next batch is under way while one is used."""
-    remaining = iter(items)
-    waiting = [pool.submit(work, item) for item in itertools.islice(remaining, size)]
-    while waiting:
-        following = [pool.submit(work, item) for item in itertools.islice(remaining, size)]
-        yield [future.result() for future in waiting]
-        waiting = following
+    for row in rows:
+        if isinstance(row, BadImage):
+            yield row
+            continue
+        scores, indices = (values.tolist() for values in row)
+        yield [
+            Prediction(labels.names[index] if labels else str(index), index, score)
+            for score, index in zip(scores, indices, strict=True)
+        ]

@@ -7,6 +7,7 @@ import pytest
 
 import resnetjax as rj
 from resnetjax.errors import ConfigError
+from resnetjax.infer.features import feature_info
 
 CONFIG = rj.ResNetConfig(
     block="basic",
@@ -111,3 +112,111 @@ def test_changed_weights_are_used_though_the_net_is_compiled():
     pre.variables["params"]["stem"]["norm1"]["bias"] += 1
     again = rj.features(pre, IMAGES, stages=("stem",))["stem"]
     assert float(jnp.abs(again - first).max()) > 0.5
+
+
+def four_stages(**fields) -> rj.Pretrained:
+    config = CONFIG.replace(
+        depths=(1, 1, 1, 1), widths=(8, 16, 24, 32), strides=(1, 2, 2, 2), dilations=(1, 1, 1, 1)
+    )
+    model, variables = rj.create(config.replace(**fields), rng=0)
+    return rj.Pretrained(model=model, variables=variables)
+
+
+V2 = {"order": "pre", "shortcut_norm": False}
+# timm 1.0.31 feature_info, Transformers 5.23 ResNetBackbone, KerasHub 0.32 pyramid_outputs.
+CONVENTIONS = {
+    "timm": {0: ("stem_conv", 8, 2), 1: ("stage1", 8, 4), 2: ("stage2", 16, 8),
+             3: ("stage3", 24, 16), 4: ("stage4", 32, 32)},
+    "transformers": {"stem": ("stem", 8, 4), "stage1": ("stage1", 8, 4),
+                     "stage2": ("stage2", 16, 8), "stage3": ("stage3", 24, 16),
+                     "stage4": ("stage4", 32, 32)},
+    "keras": {"P2": ("stage1", 8, 4), "P3": ("stage2", 16, 8), "P4": ("stage3", 24, 16),
+              "P5": ("stage4", 32, 32)},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fields", [{}, V2], ids=["v1", "v2"])
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_each_convention_has_its_keys_with_channels_and_strides(convention, fields):
+    found = feature_info(four_stages(**fields), convention=convention)
+    expected = CONVENTIONS[convention]
+    assert {key: (x.name, x.channels, x.stride) for key, x in found.items()} == expected
+    assert list(found) == list(expected)
+
+
+def test_a_convention_changes_the_keys_and_not_the_maps():
+    pre = pretrained(**V2)
+    ours = rj.features(pre, IMAGES)
+    found = rj.features(pre, IMAGES, convention="keras", stages=("P3", "P2"))
+    assert list(found) == ["P3", "P2"]
+    for key, name in (("P2", "stage1"), ("P3", "stage2")):
+        np.testing.assert_allclose(found[key], ours[name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("convention", "stages", "keys"),
+    [
+        ("timm", (1, 3), [1, 3]),
+        ("timm", (-1,), [4]),
+        ("timm", (-2, 0), [3, 0]),
+        ("transformers", (0, 3), ["stem", "stage3"]),
+        ("transformers", ("stem", -1), ["stem", "stage4"]),
+        ("keras", ("P5",), ["P5"]),
+        ("keras", (), []),
+    ],
+)
+def test_indices_count_along_a_conventions_keys(convention, stages, keys):
+    assert list(feature_info(four_stages(), convention=convention, stages=stages)) == keys
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"convention": "torchvision"}, "'torchvision' .* 'timm', 'transformers', 'keras'"),
+        ({"convention": "timm", "stages": (5,)}, r"\[5\] .* use 0, 1, 2, 3, 4"),
+        ({"convention": "timm", "stages": ("stage1",)}, "use 0, 1, 2, 3, 4"),
+        ({"convention": "keras", "stages": ("P6",)}, "use P2, P3, P4, P5"),
+        ({"convention": "transformers", "stages": ("pooled",)}, "use stem, stage1"),
+        ({"stages": (1,)}, r"\[1\] .* use stem_conv, stem"),
+    ],
+)
+def test_a_key_that_a_convention_has_not_is_refused_with_those_it_has(asked, words):
+    with pytest.raises(ConfigError, match=words):
+        rj.features(four_stages(), IMAGES, **asked)
+
+
+@pytest.mark.parametrize("fields", [{}, V2], ids=["v1", "v2"])
+def test_the_pooled_vector_is_what_the_head_sees(fields):
+    pre = pretrained(**fields)
+    vectors = rj.features(pre, IMAGES, stages=("pooled",))["pooled"]
+    assert vectors.shape == (2, 16)
+    head = jax.device_get(pre.variables["params"]["head"])
+    expected = np.asarray(vectors) @ head["kernel"] + head["bias"]
+    np.testing.assert_allclose(
+        pre.model.apply(pre.variables, IMAGES), expected, rtol=1e-4, atol=1e-5
+    )
+
+
+def test_pooled_is_asked_for_by_name_only_and_is_no_map():
+    pre = pretrained()
+    assert "pooled" not in rj.features(pre, IMAGES)
+    assert "pooled" not in feature_info(pre)
+    with pytest.raises(ConfigError, match="'pooled' is a vector"):
+        feature_info(pre, stages=("pooled",))
+
+
+@pytest.mark.parametrize("stage", ["stem", "stage1", "norm"])
+def test_the_rest_of_the_net_makes_the_logits_of_a_stages_maps(stage):
+    pre = pretrained(**V2)
+    maps = rj.features(pre, IMAGES, stages=(stage,))[stage]
+    logits = pre.model.apply(pre.variables, maps, stage=stage, method="logits_from")
+    np.testing.assert_allclose(logits, pre.model.apply(pre.variables, IMAGES), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("stage", ["stem_conv", "pooled", "stage7"])
+def test_the_rest_of_the_net_begins_after_a_stage(stage):
+    pre = pretrained()
+    with pytest.raises(ConfigError, match=rf"stage=\['{stage}'\].* use stem, stage1, stage2"):
+        pre.model.apply(pre.variables, IMAGES, stage=stage, method="logits_from")
+    with pytest.raises(ConfigError, match=r"expected \(batch, height, width, 16\)"):
+        pre.model.apply(pre.variables, IMAGES, stage="stage2", method="logits_from")

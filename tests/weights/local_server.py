@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -45,13 +45,18 @@ class Seen:
     headers: dict[str, str]
     status: int = 0
     sent_bytes: int = 0
+    body: bytes = b""
 
 
 class Server:
-    """Answers by path from `pages`: with a page, or with each of a list in turn, then its last."""
+    """Answers by path from `pages`: with a page, or with each of a list in turn, then its last.
+
+    What is sent to it (POST, PUT) is answered by what `actions` makes of the body.
+    """
 
     def __init__(self) -> None:
         self.pages: dict[str, Page | list[Page]] = {}
+        self.actions: dict[str, Callable[[bytes], Page]] = {}
         self.seen: list[Seen] = []
         self.half_sent = threading.Event()
         self._lock = threading.Lock()
@@ -97,6 +102,29 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
 
         def do_HEAD(self) -> None:
             self._answer(send=False)
+
+        def do_POST(self) -> None:
+            path = unquote(urlsplit(self.path).path)
+            body = self._read_body()
+            page = server.actions[path](body) if path in server.actions else Page(status=404)
+            server.seen.append(Seen(self.command, path, dict(self.headers), page.status, body=body))
+            self.send_response(page.status)
+            for name, value in {"Content-Length": str(len(page.body)), **page.headers}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(page.body)
+
+        do_PUT = do_POST  # noqa: N815
+
+        def _read_body(self) -> bytes:
+            if self.headers.get("Transfer-Encoding") != "chunked":
+                return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            body = b""
+            while size := int(self.rfile.readline(), 16):
+                body += self.rfile.read(size)
+                self.rfile.readline()
+            self.rfile.readline()
+            return body
 
         def _answer(self, *, send: bool) -> None:
             path = unquote(urlsplit(self.path).path)
