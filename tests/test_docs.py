@@ -21,6 +21,7 @@ from resnetjax.train.recipe import Recipe, read_recipe
 ROOT = Path(__file__).parents[1]
 TRAIN = ROOT / "docs" / "train.md"
 DEPLOY = ROOT / "docs" / "deploy.md"
+FEATURES = ROOT / "docs" / "features.md"
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -156,3 +157,47 @@ def test_the_numbers_of_eight_bits_are_those_of_the_committed_result():
     assert f"from {top1['float32']:.2%} to {top1['int8']:.2%}".replace("%", " %") in text
     sizes = result["resnet50"]["file_bytes"]
     assert 0.2 < sizes["int8"] / sizes["float32"] < 0.3  # "a quarter"
+
+
+@pytest.fixture
+def with_a_net(tmp_path, monkeypatch):
+    """The folder that docs/features.md begins in: a net, a picture and a folder of them."""
+    monkeypatch.chdir(tmp_path)
+    config = rj.ResNetConfig(
+        block="basic", depths=(1, 1, 1, 1), widths=(8, 8, 16, 16), stem_width=8, num_classes=3
+    )
+    model, variables = rj.create(config, rng=0)
+    small = rj.Preprocess(crop_px=(64, 64), resize_px=72)
+    rj.save(rj.Pretrained(model=model, variables=variables, preprocess=small), "my-net")
+    Path("photos").mkdir()
+    for path in ("cat.jpg", "photos/a.jpg", "photos/b.png"):
+        Image.effect_noise((96, 80), 50).convert("RGB").save(path)
+
+
+@pytest.mark.slow
+def test_the_commands_and_snippets_of_features_run_in_order(with_a_net, capsys):
+    names: dict[str, object] = {}
+    text = FEATURES.read_text()
+    for language, block in re.findall(
+        r"^```(sh|python)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL
+    ):
+        if language == "python":
+            exec(compile(block, str(FEATURES), "exec"), names)
+            continue
+        for command in block.splitlines():
+            with warnings.catch_warnings(), pytest.raises(SystemExit) as ended:
+                cli.main(shlex.split(command)[1:])
+            assert ended.value.code == 0, f"{command}\n{capsys.readouterr().err}"
+    assert names["channels"] == {"P3": 8, "P4": 16, "P5": 16}
+    assert names["strides"] == {"P3": 8, "P4": 16, "P5": 32}
+    assert names["nearest"].tolist() == [[0, 1], [1, 0]]
+    assert Path("cam.png").exists()
+    assert "resnetjax.load('hf://me/my-net')" in capsys.readouterr().out
+
+
+def test_the_push_that_is_shown_has_the_flags_there_are(capsys):
+    (shown,) = (line for line in lines(FEATURES, "text") if "push" in line)
+    with pytest.raises(SystemExit):
+        cli.main(["push", "--help"])
+    known = capsys.readouterr().out
+    assert all(flag in known for flag in re.findall(r"--[a-z-]+", shown))
