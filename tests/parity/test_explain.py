@@ -56,7 +56,7 @@ def grad_cam(model: torch.nn.Module, layer: torch.nn.Module, x: torch.Tensor, la
     return functional.relu((alpha * kept[0]).sum(1))[0].detach().numpy()
 
 
-@pytest.mark.parametrize("label", [None, 3, 207])
+@pytest.mark.parametrize("label", [None, 3])
 @pytest.mark.parametrize("stage", ["stage4", "stage3", "stage2", "stage1"])
 def test_the_heat_is_that_of_the_formula_in_pytorch(nets, photograph, stage, label):
     model, pre = nets
