@@ -34,10 +34,7 @@ KINDS = {
         **PRE, "norm": "group", "norm_groups": 4, "weight_standardization_eps": 1e-8,
     },
 }  # fmt: skip
-CASES = [
-    pytest.param(kind, marks=[] if kind == "v1 bottleneck, every drop" else pytest.mark.slow)
-    for kind in KINDS
-]
+CASES = [pytest.param(kind, marks=[] if kind == "v1 basic" else pytest.mark.slow) for kind in KINDS]
 IMAGES = jnp.asarray(np.random.default_rng(0).standard_normal((4, 8, 9, 3)), jnp.float32)
 KEY = jax.random.key(7)
 
@@ -52,8 +49,8 @@ def linen(**fields):
 
 
 def as_nnx(model, variables) -> nnx.Module:
-    """As docs/features.md says."""
-    module = nnx.bridge.ToNNX(model, rngs=nnx.Rngs(0)).lazy_init(IMAGES)
+    """As docs/features.md says, but with shapes alone initialised, in a tenth of the time."""
+    module = nnx.eval_shape(lambda: nnx.bridge.ToNNX(model).lazy_init(IMAGES, rngs=nnx.Rngs(0)))
     arrays = {}
     for tree in variables.values():
         arrays |= flatten_dict(tree)
@@ -131,9 +128,9 @@ def test_feature_maps_are_a_method_of_the_module_too():
 
 @pytest.mark.slow
 def test_an_nnx_optimizer_moves_parameters_and_not_statistics():
-    model, variables = linen(**BASIC)
+    model, variables = rj.create(SMALL.replace(**BASIC), rng=0)
     module = as_nnx(model, variables)
-    optimizer = nnx.Optimizer(module, optax.sgd(0.1), wrt=nnx.Param)
+    optimizer = nnx.Optimizer(module, optax.sgd(0.01), wrt=nnx.Param)
     before, running = nnx.to_pure_dict(nnx.state(module, nnx.Param)), statistics(module)
 
     @nnx.jit
@@ -148,10 +145,10 @@ def test_an_nnx_optimizer_moves_parameters_and_not_statistics():
         lambda params: (model.apply({**variables, "params": params}, IMAGES) ** 2).mean()
     )(variables["params"])
     module = as_nnx(model, variables)
-    step(module, nnx.Optimizer(module, optax.sgd(0.1), wrt=nnx.Param), IMAGES)
+    step(module, nnx.Optimizer(module, optax.sgd(0.01), wrt=nnx.Param), IMAGES)
     jax.tree.map(
         lambda new, old, grad: np.testing.assert_allclose(
-            new, old - 0.1 * grad, rtol=1e-4, atol=1e-5
+            new, old - 0.01 * grad, rtol=1e-4, atol=1e-5
         ),
         nnx.to_pure_dict(nnx.state(module, nnx.Param)),
         before,
