@@ -23,11 +23,11 @@ class Pool:
 
 @dataclass(frozen=True)
 class Norm:
-    """Batch or group norm over the channels."""
+    """Batch or group norm over the channels; what inference makes of batch norm is affine."""
 
     name: str
     features: int
-    kind: Literal["batch", "group"]
+    kind: Literal["batch", "group", "affine"]
     groups: int
     eps: float
     decay: float

@@ -116,6 +116,11 @@ def normalize(
     return ((x - _over(mean, x)) * _over(factor, x) + _over(bias, x)).astype(dtype)
 
 
+def scale_and_shift(x: Images, scale: Channels, bias: Channels, dtype: Any) -> Images:
+    """`x * scale + bias`, in the parameters' precision until the end."""
+    return (x * _over(scale, x) + _over(bias, x)).astype(dtype)
+
+
 def group_normalize(
     x: Images, scale: Channels, bias: Channels, groups: int, eps: float, dtype: Any
 ) -> Images:

@@ -59,7 +59,7 @@ class Convolution(nn.Module):
 
 
 class Normalization(nn.Module):
-    """Batch norm with running statistics, or group norm."""
+    """Batch norm with running statistics, group norm, or a scale and a shift alone."""
 
     spec: Norm
     mode: Mode
@@ -72,6 +72,8 @@ class Normalization(nn.Module):
         bias = self.param("bias", initializer("bias"), shape)
         if norm.kind == "group":
             return functions.group_normalize(x, scale, bias, norm.groups, norm.eps, mode.dtype)
+        if norm.kind == "affine":
+            return functions.scale_and_shift(x, scale, bias, mode.dtype)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
         if not mode.train:

@@ -15,6 +15,7 @@ from resnetjax.nn.blocks import PostBlock, PreBlock, Stem
 from resnetjax.nn.functions import Images
 from resnetjax.nn.layers import Dense, Mode, Normalization
 from resnetjax.plan import plan
+from resnetjax.specs import Plan
 
 BLOCKS = {"post": PostBlock, "pre": PreBlock}
 
@@ -35,6 +36,7 @@ class ResNet(nn.Module):
         norm_batch: Examples over which batch norm takes its statistics in training, in the order of
             the batch; None takes all of them. The batch over the number of devices gives per-device
             statistics under `jit`. The running statistics move by the mean over these parts.
+        net: The plan that runs; None is the config's own. `resnetjax.infer.fold` gives another.
 
     Example:
         >>> import jax
@@ -52,6 +54,7 @@ class ResNet(nn.Module):
     frozen: Sequence[str] = ()
     axis_name: str | None = None
     norm_batch: int | None = None
+    net: Plan | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.frozen, str):
@@ -129,7 +132,7 @@ class ResNet(nn.Module):
         wanted: tuple[str, ...] | None,
         after: str | None = None,
     ) -> dict[str, Array]:
-        net = plan(self.config)
+        net = self.net or plan(self.config)
         self._check(images, train, wanted, after)
         remaining = None if wanted is None else set(wanted)
         found: dict[str, Array] = {}
@@ -198,7 +201,7 @@ class ResNet(nn.Module):
                 f"norm_batch={self.norm_batch} is not allowed: "
                 f"use a divisor of the batch, which is {len(images)}"
             )
-        moving = self.config.norm == "batch" and set(starts) - set(self.frozen)
+        moving = not self.net and self.config.norm == "batch" and set(starts) - set(self.frozen)
         if train and moving and not self.is_mutable_collection("batch_stats"):
             raise BatchNormError(
                 "train=True updates the running statistics: call "
