@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from resnetjax.config import Labels, Preprocess, ResNetConfig
+    from resnetjax.infer.compiled import compile_inference
     from resnetjax.infer.explain import explain
     from resnetjax.infer.export import export
     from resnetjax.infer.features import features
     from resnetjax.infer.predict import Prediction, predict
+    from resnetjax.infer.predictor import Predictor
     from resnetjax.nn.resnet import ResNet
     from resnetjax.pretrained import Pretrained, Source
     from resnetjax.saving import save
@@ -27,11 +29,13 @@ __version__ = "0.1.0"
 _HOMES = {
     "Labels": "config",
     "Prediction": "infer.predict",
+    "Predictor": "infer.predictor",
     "Preprocess": "config",
     "Pretrained": "pretrained",
     "ResNet": "nn.resnet",
     "ResNetConfig": "config",
     "Source": "pretrained",
+    "compile_inference": "infer.compiled",
     "create": "zoo",
     "explain": "infer.explain",
     "export": "infer.export",
@@ -45,11 +49,13 @@ _HOMES = {
 __all__ = [
     "Labels",
     "Prediction",
+    "Predictor",
     "Preprocess",
     "Pretrained",
     "ResNet",
     "ResNetConfig",
     "Source",
+    "compile_inference",
     "create",
     "explain",
     "export",

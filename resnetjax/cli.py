@@ -11,6 +11,7 @@ from typing import Any
 
 import tyro
 
+from resnetjax.cache import keep_compiled
 from resnetjax.errors import AssumptionWarning, BadImage, ConfigError, ResNetJAXError, UnknownName
 from resnetjax.infer.command import (
     Images,
@@ -76,6 +77,7 @@ def evaluate() -> int:
 def _run_training(arguments: Sequence[str]) -> int:
     from resnetjax.train import command
 
+    keep_compiled()
     verbs = {"train": command.train_command, "evaluate": command.evaluate_command}
     return verbs[arguments[0]](arguments[1:], prog=f"resnetjax {arguments[0]}")
 
@@ -216,6 +218,7 @@ def verify(model: Model, *, json: bool = False) -> int:
     """
     from resnetjax import facts
 
+    keep_compiled()
     found = facts.of_outputs(model)
     if json:
         _print_json(found)
@@ -251,6 +254,7 @@ def export(
 def _loaded(model: str, arch: str | None) -> Any:
     from resnetjax import zoo
 
+    keep_compiled()
     return zoo.load(model, arch=arch)
 
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from resnetjax.config import Labels, Preprocess, ResNetConfig
+from resnetjax.config import Labels, OutputActivation, Preprocess, ResNetConfig
 from resnetjax.errors import ConfigError
 from resnetjax.measure import Leaf
 from resnetjax.nn.init import initialize
@@ -66,6 +66,11 @@ class Pretrained:
     def config(self) -> ResNetConfig:
         """The architecture."""
         return self.model.config
+
+    @property
+    def activation(self) -> OutputActivation:
+        """What turns logits into predictions; softmax where labels are unknown."""
+        return self.labels.activation if self.labels else "softmax"
 
     def __post_init__(self) -> None:
         classes = self.config.num_classes

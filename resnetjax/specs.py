@@ -39,7 +39,7 @@ class Conv:
     """A convolution with the norm and activation that belong to it.
 
     They follow it in the stem, in shortcuts and in v1 blocks, and precede it in v2 blocks. `pool`
-    comes last (anti-aliasing).
+    comes last (anti-aliasing). `as_dot` says that a 1x1 convolution runs as a matrix product.
     """
 
     name: str
@@ -56,6 +56,7 @@ class Conv:
     activation: Activation | None = None
     pool: Pool | None = None
     zero_init: bool = False
+    as_dot: bool = False
 
 
 @dataclass(frozen=True)

@@ -640,3 +640,38 @@ def test_verify_tells_two_conversions_of_one_net_to_be_alike(run, net, tmp_path)
     shown = run("verify", net).out
     assert json.loads(first.out)["logits_sha256"] in shown
     assert "norm_eps" in shown
+
+
+CACHED = """
+import sys, jax
+from resnetjax import cli
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+cli.main(["predict", *sys.argv[1:]])
+"""
+
+
+def test_what_was_compiled_is_kept_for_the_next_run(net, tmp_path):
+    path = tmp_path / "image.png"
+    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(path)
+    own, named = tmp_path / "home", tmp_path / "named"
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("JAX_")}
+
+    def predict(**settings: str) -> str:
+        command = [sys.executable, "-c", CACHED, str(net), str(path)]
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=True,
+            env={**environment, "RESNETJAX_HOME": str(own), **settings},
+        )  # fmt: skip
+        return done.stdout
+
+    # JAX's own variable wins.
+    assert predict(JAX_COMPILATION_CACHE_DIR=str(named)) == predict()
+    programs = {folder: [file.name for file in folder.iterdir()] for folder in
+                (named, own / "compiled")}  # fmt: skip
+    for names in programs.values():
+        assert [name for name in names if name.startswith("jit__top-")]
+    kept = sorted(programs[own / "compiled"])
+    predict()
+    assert sorted(file.name for file in (own / "compiled").glob("*-cache")) == [
+        name for name in kept if name.endswith("-cache")
+    ]

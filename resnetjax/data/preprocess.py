@@ -9,20 +9,26 @@ import io
 import os
 from typing import Any, BinaryIO, TypeAlias
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float32, Num, UInt8
+from jaxtyping import Array, Float32, Num, UInt8
 from PIL import Image, ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from resnetjax.config import Preprocess
-from resnetjax.errors import BadImage
+from resnetjax.errors import BadImage, ConfigError
 
 ImageSource: TypeAlias = bytes | str | os.PathLike[str] | Image.Image | np.ndarray
 
 # Where Pillow's own limit turns from a warning into an error: twice a quarter of a gigabyte of RGB.
 MAX_PIXELS = 178_956_970
+
+
+# Those of Pillow's that `jax.image.resize` has, antialiased where they shrink as Pillow's are.
+_DEVICE_FILTERS = {"bilinear": "linear", "bicubic": "cubic", "lanczos": "lanczos3"}
 
 
 class _JpegFile(JpegImageFile):
@@ -82,6 +88,34 @@ def crop(image: Image.Image, config: Preprocess) -> UInt8[np.ndarray, "height wi
     left = _crop_start(width, crop_width, config.crop_rounding)
     image = image.crop((left, top, left + crop_width, top + crop_height))
     return np.array(image).reshape(crop_height, crop_width, config.channels)
+
+
+def crop_batch(
+    pixels: UInt8[Array, "batch height width channels"], config: Preprocess
+) -> Float32[Array, "batch crop_height crop_width channels"]:
+    """As `crop`, of a batch of images of one size on the device: whole numbers, 0..255.
+
+    Pillow's filters in float32: it rounds once where Pillow rounds after each direction.
+
+    Raises:
+        ConfigError: The filter has no counterpart in `jax.image`.
+    """
+    batch, *edges, channels = pixels.shape
+    resized = list(_resized_px(edges[0], edges[1], config))
+    images = pixels.astype(jnp.float32)
+    if resized != edges:
+        if config.interpolation not in _DEVICE_FILTERS:
+            raise ConfigError(
+                f"interpolation={config.interpolation!r} is not allowed: on the device, use one of "
+                f"{tuple(_DEVICE_FILTERS)}"
+            )
+        shape, method = (batch, *resized, channels), _DEVICE_FILTERS[config.interpolation]
+        images = jnp.clip(jnp.round(jax.image.resize(images, shape, method)), 0, 255)
+    sides = []
+    for edge, wanted in zip(resized, config.crop_px, strict=True):
+        start = _crop_start(edge, wanted, config.crop_rounding)
+        sides.append((-start, start + wanted - edge, 0))  # negative padding cuts away
+    return jax.lax.pad(images, jnp.float32(0), [(0, 0, 0), *sides, (0, 0, 0)])
 
 
 def normalize(

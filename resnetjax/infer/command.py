@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from resnetjax.cache import keep_compiled
 from resnetjax.errors import BadImage, ConfigError, UnsupportedFile
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
@@ -42,6 +43,7 @@ def features(
 
     _check_ending(out, ".npz")
     paths = image_files(images)
+    keep_compiled()
     pretrained = zoo.load(model, arch=arch)
     results = vectors_each(pretrained, paths, stage=stage, batch_size=batch_size)
     names, rows = [], []
@@ -87,6 +89,7 @@ def explain(
     _check_ending(out, ".png")
     if not image.is_file():
         raise BadImage(f"there is no file {str(image)!r}")
+    keep_compiled()
     found = grad_cam.explain(zoo.load(model, arch=arch), image, label=label, stage=stage)
     buffer = io.BytesIO()
     found.draw().save(buffer, "PNG")
@@ -121,6 +124,7 @@ def push(
 
     pushing.check_name(repository)
     token = None if dry_run else pushing.find_token()  # before the work, not after it
+    keep_compiled()
     pretrained = zoo.load(model, arch=arch)
     known = {"origin": model, "metrics": model_card.known_metrics(model)}
     if dry_run:

@@ -105,12 +105,12 @@ def explain(
     maps, logits = _forward(pretrained.model, stage, pretrained.variables, inputs)
     index = int(logits[0].argmax()) if asked is None else asked
     heat = _heat(pretrained.model, stage, pretrained.variables, maps, jnp.asarray(index))
-    activation = labels.activation if labels else "softmax"
-    scores = {"softmax": jax.nn.softmax, "sigmoid": jax.nn.sigmoid, "none": jnp.asarray}[activation]
+    activations = {"softmax": jax.nn.softmax, "sigmoid": jax.nn.sigmoid, "none": jnp.asarray}
+    scores = activations[pretrained.activation](logits[0])
     name = labels.names[index] if labels else str(index)
     return Explanation(
         heat=np.asarray(heat),
-        prediction=Prediction(name, index, float(scores(logits[0])[index])),
+        prediction=Prediction(name, index, float(scores[index])),
         stage=stage,
         pixels=pixels,
     )

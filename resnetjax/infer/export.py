@@ -16,7 +16,6 @@ from resnetjax.data.preprocess import ImageSource, normalize
 from resnetjax.errors import ConfigError, UnsupportedFile
 from resnetjax.infer import onnx_quantize, onnx_writer, saved_model
 from resnetjax.infer.artifact import DESCRIPTION, FUNCTION
-from resnetjax.infer.classify import activation_of
 from resnetjax.infer.description import Description
 from resnetjax.infer.onnx_graph import import_onnx
 from resnetjax.plan import plan
@@ -140,7 +139,7 @@ def describe(
     return Description(
         preprocess=pretrained.preprocess,
         labels=pretrained.labels,
-        activation=activation_of(pretrained.labels),
+        activation=pretrained.activation,
         num_classes=pretrained.config.num_classes,
         source=vars(pretrained.source),
         versions={"resnetjax": __version__, **versions},

@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from resnetjax import folders
+from resnetjax import folders, presets
 from resnetjax.config import Labels, Preprocess
 from resnetjax.measure import parameter_count
 from resnetjax.plan import plan
@@ -31,7 +31,7 @@ def card(
         metrics: What is known of its accuracy: each with its value and who measured it.
     """
     config, source = pretrained.config, pretrained.source
-    name = source.arch or folders.architecture_of(config) or "a ResNet"
+    name = source.arch or presets.architecture_of(config) or "a ResNet"
     head = f"{config.num_classes} classes" if config.num_classes else "no head: features only"
     parts = [
         _front_matter(pretrained),

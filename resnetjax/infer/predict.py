@@ -138,9 +138,9 @@ def predict_each(
 def _classifier(net: Any) -> Classifies:
     if hasattr(net, "top"):
         return net
-    from resnetjax.infer.classify import Classifier
+    from resnetjax.infer.predictor import predictor_of
 
-    return Classifier(net)
+    return predictor_of(net)
 
 
 def _named(

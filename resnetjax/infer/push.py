@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from resnetjax import zoo
+from resnetjax import saving
 from resnetjax.errors import ConfigError, MissingExtra, UploadFailed
 from resnetjax.infer.model_card import card
 from resnetjax.pretrained import Pretrained
@@ -44,7 +44,7 @@ def push(
     hub, faults = _hub()
     token = token or find_token()
     with tempfile.TemporaryDirectory(prefix="resnetjax-") as folder:
-        zoo.save(pretrained, folder)
+        saving.save(pretrained, folder)
         text = card(pretrained, repository, origin=origin, metrics=metrics)
         (Path(folder) / "README.md").write_text(text, encoding="utf-8")
         api = hub.HfApi(token=token)

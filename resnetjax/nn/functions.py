@@ -40,6 +40,10 @@ def activate(x: Images, activation: Activation | None) -> Images:
 
 def convolve(x: Images, kernel: Kernel, conv: Conv) -> Maps:
     """The convolution that a plan's `Conv` describes, without bias."""
+    if conv.as_dot:
+        pixels = x[:, :: conv.stride, :: conv.stride]
+        flat = pixels.reshape(-1, conv.in_features) @ kernel[0, 0]
+        return flat.reshape(*pixels.shape[:3], conv.features)
     padding = "SAME" if conv.padding == "same" else [(conv.padding, conv.padding)] * 2
     return lax.conv_general_dilated(
         x,
