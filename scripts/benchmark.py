@@ -1,5 +1,7 @@
 """Speed in pairs: ours and theirs, interleaved in one run, medians and spread; results as JSON.
 
+    python scripts/benchmark.py infer [--grid full] [--out benchmarks/results/infer-cpu.json]
+    python scripts/benchmark.py train [--grid full] [--out benchmarks/results/train-cpu.json]
     python scripts/benchmark.py load [--out benchmarks/results/load-cpu.json]
     python scripts/benchmark.py pipeline PHOTOGRAPHS [--out benchmarks/results/pipeline-cpu.json]
     python scripts/benchmark.py loop CIFAR10 [--out benchmarks/results/loop-cpu.json]
@@ -9,21 +11,17 @@ The peers (torch, torchvision) must be installed: `make parity-env` makes an env
 them, in .venv-parity.
 """
 
-import importlib.metadata
 import json
-import os
-import platform
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tyro
+from timing import environment, extra_peak, report, spread, timed_in_turn
 
 ROOT = Path(__file__).parent.parent
 IMAGES = (".jpg", ".jpeg")
@@ -32,9 +30,40 @@ LIMITS = {"time_ratio": 1.5, "peak_memory_over_file": 2.2, "import_added_s": 0.1
 
 def main() -> None:
     """Runs one of the benchmarks."""
-    verbs = {"load": load, "pipeline": pipeline, "loop": loop, "train-parity": train_parity}
+    verbs = {
+        "infer": infer, "train": train, "load": load, "pipeline": pipeline, "loop": loop,
+        "train-parity": train_parity,
+    }  # fmt: skip
     children = {"memory-of": memory_of, "imports": imports}
     tyro.extras.subcommand_cli_from_dict({**verbs, **children})
+
+
+def infer(*, grid: Literal["default", "full"] = "default", out: Path | None = None) -> None:
+    """Compare `rj.compile_inference` with whichever peers are installed, on JAX's device.
+
+    Args:
+        grid: "full" takes more nets, and every peer.
+        out: Where the JSON goes, beside the terminal; docs/benchmarks.md is renewed from it.
+    """
+    _compare("infer", grid, out)
+
+
+def train(*, grid: Literal["default", "full"] = "default", out: Path | None = None) -> None:
+    """Compare training steps with whichever peers are installed, on JAX's device.
+
+    Args:
+        grid: "full" takes more nets, and every peer.
+        out: Where the JSON goes, beside the terminal; docs/benchmarks.md is renewed from it.
+    """
+    _compare("train", grid, out)
+
+
+def _compare(kind: Literal["infer", "train"], grid: Literal["default", "full"], out: Any) -> None:
+    import speed
+    import speed_tables
+
+    report(speed.compare(kind, grid), out)
+    speed_tables.renew()
 
 
 def load(*, runs: int = 15, out: Path | None = None) -> None:
@@ -224,71 +253,9 @@ def imports() -> None:
     print(json.dumps({"import_s": bare, "with_loader_s": with_loader, "flax": flax.__version__}))
 
 
-def timed_in_turn(calls: dict[str, Callable[[], Any]], *, runs: int) -> dict[str, list[float]]:
-    """Seconds of each call, A B A B ..., after two untimed rounds."""
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for run in range(-2, runs):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            if run >= 0:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
-
-
-def extra_peak(call: Callable[[], Any]) -> int:
-    """Bytes of resident memory at a call's peak above what was there before (Linux)."""
-    Path("/proc/self/clear_refs").write_text("5")  # resets the peak to the present
-    before = _status_bytes("VmRSS")
-    kept = call()
-    del kept
-    return _status_bytes("VmHWM") - before
-
-
-def spread(values: list[float]) -> dict[str, float]:
-    """Median, least, greatest and number of some measurements."""
-    return {
-        "median": statistics.median(values),
-        "min": min(values),
-        "max": max(values),
-        "runs": len(values),
-    }
-
-
-def environment(*packages: str) -> dict[str, Any]:
-    """Versions and hardware."""
-    cpu = next(
-        (line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
-         if line.startswith("model name")),
-        platform.processor(),
-    )  # fmt: skip
-    return {
-        "python": platform.python_version(),
-        "cpu": cpu,
-        "cores": os.cpu_count(),
-        **{name: importlib.metadata.version(name) for name in packages},
-    }
-
-
-def report(result: dict[str, Any], out: Path | None) -> None:
-    """Prints the result as JSON, and writes it where asked."""
-    text = json.dumps(result, indent=1)
-    print(text)
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(text + "\n", encoding="utf-8")
-
-
 def _child(*arguments: str) -> dict[str, Any]:
     command = [sys.executable, __file__, *arguments]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-
-
-def _status_bytes(field: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) * 1024
-    raise OSError(f"/proc/self/status has no {field}")
 
 
 def _install_torchvision() -> None:

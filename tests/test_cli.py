@@ -662,6 +662,7 @@ def test_what_was_compiled_is_kept_for_the_next_run(net, tmp_path):
             command, capture_output=True, text=True, check=True,
             env={**environment, "RESNETJAX_HOME": str(own), **settings},
         )  # fmt: skip
+        assert done.stderr == ""
         return done.stdout
 
     # JAX's own variable wins.

@@ -90,6 +90,18 @@ def test_the_page_of_published_weights_is_what_the_table_gives():
     assert (ROOT / "docs" / "models.md").read_text() == written, "run scripts/make_models.py"
 
 
+def test_the_tables_of_speed_are_what_the_results_give():
+    page = ROOT / "docs" / "benchmarks.md"
+    renewed = runpy.run_path(str(ROOT / "scripts" / "speed_tables.py"))["page"](page.read_text())
+    assert page.read_text() == renewed, "run scripts/speed_tables.py"
+    # Every result of these verbs has its table.
+    results = {path.name for path in (ROOT / "benchmarks" / "results").glob("*.json")}
+    told = {name for name in results if name.startswith(("infer-", "train-"))} - {
+        "train-parity-cpu.json"
+    }
+    assert {name for name in told if f"<!-- {name}: by" not in renewed} == set()
+
+
 def test_every_flag_and_recipe_that_is_named_exists(capsys):
     text = TRAIN.read_text()
     flags = set(re.findall(r"`(--[a-z.-]+)(?: [^`]*)?`", text))

@@ -30,7 +30,7 @@ class Predictor:
         batch_size: Images run at once, at most; with several devices it is rounded up to a multiple
             of their number.
         dtype: Of the arithmetic; None is the net's own.
-        devices: Where it runs; None is all of this process's.
+        devices: Of `jax.devices()`, where it runs; None is all of this process's.
         resize: Take images of any one size and resize and crop them on the device, as the net's
             preprocessing says. Pillow's pixels differ from these by their rounding.
 
@@ -53,7 +53,7 @@ class Predictor:
         *,
         batch_size: int = 32,
         dtype: Any = None,
-        devices: Sequence[jax.Device] | None = None,
+        devices: Sequence[Any] | None = None,
         resize: bool = False,
     ) -> None:
         if not pretrained.config.num_classes:
