@@ -38,32 +38,50 @@ def main() -> None:
     tyro.extras.subcommand_cli_from_dict({**verbs, **children})
 
 
-def infer(*, grid: Literal["default", "full"] = "default", out: Path | None = None) -> None:
+def infer(
+    *,
+    grid: Literal["default", "full"] = "default",
+    peers: tuple[str, ...] = (),
+    out: Path | None = None,
+) -> None:
     """Compare `rj.compile_inference` with whichever peers are installed, on JAX's device.
 
     Args:
         grid: "full" takes more nets, and every peer.
+        peers: These alone, by their names in the table.
         out: Where the JSON goes, beside the terminal; docs/benchmarks.md is renewed from it.
     """
-    _compare("infer", grid, out)
+    _compare("infer", grid, peers, out)
 
 
-def train(*, grid: Literal["default", "full"] = "default", out: Path | None = None) -> None:
+def train(
+    *,
+    grid: Literal["default", "full"] = "default",
+    peers: tuple[str, ...] = (),
+    out: Path | None = None,
+) -> None:
     """Compare training steps with whichever peers are installed, on JAX's device.
 
     Args:
         grid: "full" takes more nets, and every peer.
+        peers: These alone, by their names in the table.
         out: Where the JSON goes, beside the terminal; docs/benchmarks.md is renewed from it.
     """
-    _compare("train", grid, out)
+    _compare("train", grid, peers, out)
 
 
-def _compare(kind: Literal["infer", "train"], grid: Literal["default", "full"], out: Any) -> None:
+def _compare(
+    kind: Literal["infer", "train"],
+    grid: Literal["default", "full"],
+    peers: tuple[str, ...],
+    out: Path | None,
+) -> None:
     import speed
     import speed_tables
 
-    report(speed.compare(kind, grid), out)
-    speed_tables.renew()
+    for result in speed.compare(kind, grid, peers):
+        report(result, out)
+        speed_tables.renew()
 
 
 def load(*, runs: int = 15, out: Path | None = None) -> None:

@@ -3,6 +3,7 @@
 import gc
 import os
 import time
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 # Before JAX and Keras are imported: PyTorch needs memory on the same device, and Keras JAX.
@@ -11,7 +12,7 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 
 import jax
 import jax.numpy as jnp
-from speed_peers import PEERS, Case, Run
+from speed_peers import PEERS, Case, Peer, Run
 from timing import environment, extra_peak, is_installed, spread, timed_in_turn
 
 PACKAGES = (
@@ -42,29 +43,43 @@ def cases(kind: Kind, grid: Grid, *, gpu: bool) -> list[Case]:
     return found + (more if grid == "full" else [])
 
 
-def compare(kind: Kind, grid: Grid) -> dict[str, Any]:
-    """The result of a grid, for JSON."""
+def compare(kind: Kind, grid: Grid, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The result so far, for JSON, after each case of a grid.
+
+    Args:
+        kind: What is measured.
+        grid: Of which nets and batches.
+        names: Of peers, beside ours; empty for all that the grid has.
+    """
     gpu = jax.default_backend() == "gpu"
-    device = jax.devices()[0]
-    load = os.getloadavg()
-    rows = [_measured(case, grid, gpu=gpu) for case in cases(kind, grid, gpu=gpu)]
-    return {
-        "benchmark": {"infer": "inference", "train": "training steps"}[kind],
-        "environment": environment(*PACKAGES),
-        "device": device.device_kind if gpu else "cpu",
-        # On a machine with other work only the ratios say something.
-        "load_average": {"before": load, "after": os.getloadavg()},
-        "cases": rows,
-        "limits": LIMITS[kind],
+    unknown = set(names) - set(PEERS)
+    if unknown:
+        raise SystemExit(f"no peers are called {sorted(unknown)}: use {list(PEERS)}")
+    chosen = {
+        name: peer
+        for name, peer in PEERS.items()
+        if name in ("resnetjax", *names)
+        or (not names and (grid == "full" or not peer.full_only) and (peer.on_gpu or not gpu))
     }
+    # On a machine with other work only the ratios say something.
+    load, rows = os.getloadavg(), []
+    for case in cases(kind, grid, gpu=gpu):
+        rows.append(_measured(case, chosen, SECONDS[grid], gpu=gpu))
+        yield {
+            "benchmark": {"infer": "inference", "train": "training steps"}[kind],
+            "environment": environment(*PACKAGES),
+            "device": jax.devices()[0].device_kind if gpu else "cpu",
+            "load_average": {"before": load, "after": os.getloadavg()},
+            "cases": list(rows),
+            "limits": LIMITS[kind],
+        }
 
 
-def _measured(case: Case, grid: Grid, *, gpu: bool) -> dict[str, Any]:
+def _measured(case: Case, chosen: dict[str, Peer], limit_s: float, *, gpu: bool) -> dict[str, Any]:
     runs: dict[str, Run] = {}
     peers: dict[str, dict[str, Any]] = {}
-    for name, peer in PEERS.items():
-        fits = case.kind in peer.kinds and getattr(case.names, peer.needs)
-        if not fits or (gpu and not peer.on_gpu) or (grid == "default" and peer.full_only):
+    for name, peer in chosen.items():
+        if case.kind not in peer.kinds or not getattr(case.names, peer.needs):
             continue
         missing = [package for package in peer.packages if not is_installed(package)]
         if missing:
@@ -84,7 +99,7 @@ def _measured(case: Case, grid: Grid, *, gpu: bool) -> dict[str, Any]:
         peers[name]["peak_extra_bytes"] = _peak(run, gpu=gpu, torch="torch" in peer.packages)
         runs[name] = run
         print(f"{case.net} {case.batch} {name}: ready", flush=True)
-    seconds = timed_in_turn(runs, runs=ROUNDS, limit_s=SECONDS[grid])
+    seconds = timed_in_turn(runs, runs=ROUNDS, limit_s=limit_s)
     peak = _matmul_flops(case.dtype)
     for name, values in seconds.items():
         pairs = zip(values, seconds["resnetjax"], strict=True)

@@ -111,6 +111,20 @@ def test_a_predictor_compiles_one_program_for_each_power_of_two(caplog):
     assert sum(text.startswith("Compiling jit(_top)") for text in messages) == 3  # 1, 2, 4
 
 
+def test_a_batch_is_on_its_way_before_the_one_before_it_is_fetched(pre):
+    taken = []
+
+    def batches():
+        for i in range(4):
+            taken.append(i)
+            yield PIXELS[:2]
+
+    results = rj.Predictor(pre, batch_size=2).stream(batches(), top=1)
+    next(results)
+    assert taken == [0, 1]
+    assert len(list(results)) == 3
+
+
 def test_changed_weights_change_predictions(pre):
     model, variables = rj.create(CONFIG)
     own = rj.Pretrained(model=model, variables=variables, preprocess=SMALL)
