@@ -9,10 +9,8 @@ import io
 import os
 from typing import Any, BinaryIO, TypeAlias
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float32, Num, UInt8
+from jaxtyping import Float32, Num, UInt8
 from PIL import Image, ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
@@ -91,8 +89,8 @@ def crop(image: Image.Image, config: Preprocess) -> UInt8[np.ndarray, "height wi
 
 
 def crop_batch(
-    pixels: UInt8[Array, "batch height width channels"], config: Preprocess
-) -> Float32[Array, "batch crop_height crop_width channels"]:
+    pixels: UInt8[Any, "batch height width channels"], config: Preprocess
+) -> Float32[Any, "batch crop_height crop_width channels"]:
     """As `crop`, of a batch of images of one size on the device: whole numbers, 0..255.
 
     Pillow's filters in float32: it rounds once where Pillow rounds after each direction.
@@ -100,6 +98,9 @@ def crop_batch(
     Raises:
         ConfigError: The filter has no counterpart in `jax.image`.
     """
+    import jax  # exported nets in ONNX prepare their images without it
+    import jax.numpy as jnp
+
     batch, *edges, channels = pixels.shape
     resized = list(_resized_px(edges[0], edges[1], config))
     images = pixels.astype(jnp.float32)

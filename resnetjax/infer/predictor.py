@@ -102,7 +102,7 @@ class Predictor:
         if extra := -given % self._devices:
             pixels = np.concatenate((pixels, np.zeros((extra, *pixels.shape[1:]), np.uint8)))
         scores, indices = self._run(count, self._params, jax.device_put(pixels, self._rows))
-        return scores[:given], indices[:given]
+        return (scores[:given], indices[:given]) if extra else (scores, indices)
 
 
 # For each net that is still in use, with the arrays that it was made of: a second call finds its

@@ -1,6 +1,7 @@
 """A net compiled for one size of batch, and one that stands ready for any."""
 
 import dataclasses
+import functools
 import itertools
 import os
 import subprocess
@@ -15,6 +16,7 @@ from PIL import Image
 import resnetjax as rj
 from resnetjax.data.preprocess import crop, crop_batch, normalize
 from resnetjax.errors import ConfigError
+from resnetjax.infer.batches import in_turn
 from resnetjax.infer.compiled import for_inference
 from resnetjax.nn import functions
 from resnetjax.specs import Conv
@@ -119,7 +121,8 @@ def test_a_batch_is_on_its_way_before_the_one_before_it_is_fetched(pre):
             taken.append(i)
             yield PIXELS[:2]
 
-    results = rj.Predictor(pre, batch_size=2).stream(batches(), top=1)
+    run = functools.partial(rj.Predictor(pre, batch_size=2).top, count=1)
+    results = in_turn(batches(), run, batch_size=2)
     next(results)
     assert taken == [0, 1]
     assert len(list(results)) == 3
@@ -171,7 +174,7 @@ pre = rj.Pretrained(model=model, variables=variables, preprocess=small)
 pixels = np.random.default_rng(0).integers(0, 256, (11, 32, 32, 3), np.uint8)
 eight, one = rj.Predictor(pre), rj.Predictor(pre, devices=jax.devices()[:1])
 assert len(jax.devices()) == 8
-placed = eight._start(pixels, 16, 5)[0]
+placed = eight.top(np.concatenate((pixels, pixels[:5])), 5)[0]
 assert [shard.data.shape for shard in placed.addressable_shards] == [(2, 5)] * 8
 np.testing.assert_allclose(eight(pixels), one(pixels), atol=1e-6)
 likeliest = [found.index for found in rj.predict(pre, pixels[:1])[0]]
