@@ -1,11 +1,12 @@
 # Every command sets up what it needs: Python 3.11 or newer and make are enough to begin with.
 
 PYTHON ?= python3
+TF_PYTHON ?= $(PYTHON)
 JOBS ?= 2
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test faults test-slow test-network parity parity-env parity-full savedmodel lint types format clean distclean
+.PHONY: help demo test faults test-slow test-network parity parity-env parity-tf-env parity-full savedmodel lint types format clean distclean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,12 +26,14 @@ test-slow: .venv/dev.stamp ## the tests that take minutes
 test-network: .venv/dev.stamp ## the tests that download
 	@.venv/bin/pytest -m network
 
-parity: .venv-parity/parity.stamp ## compare with torchvision, timm, Transformers, Keras and KerasHub
+parity: .venv-parity/parity.stamp .venv-parity-tf/parity.stamp ## compare with PyTorch's nets, Keras's and TensorFlow's
 	@.venv-parity/bin/pytest tests/parity
 
 parity-env: .venv-parity/parity.stamp ## only make the environment with PyTorch, for scripts/benchmark.py
 
-parity-full: .venv-parity/parity.stamp ## the same with every net at full size; writes docs/parity.md
+parity-tf-env: .venv-parity-tf/parity.stamp ## only make the environment with TensorFlow, for tests/parity
+
+parity-full: .venv-parity/parity.stamp .venv-parity-tf/parity.stamp ## the same with every net at full size; writes docs/parity.md
 	@RESNETJAX_PARITY_TABLE=docs/parity.md .venv-parity/bin/pytest tests/parity -m "not network"
 
 savedmodel: .venv-savedmodel/savedmodel.stamp ## export to TensorFlow, and run that by TensorFlow
@@ -53,7 +56,7 @@ clean: ## remove what was built or cached
 	@find . -name '.venv*' -prune -o -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean ## remove the environments as well
-	@rm -rf .venv .venv-parity .venv-savedmodel
+	@rm -rf .venv .venv-parity .venv-parity-tf .venv-savedmodel
 
 # A stamp newer than pyproject.toml says that an installation ran to its end.
 .venv/demo.stamp: pyproject.toml
@@ -85,6 +88,19 @@ distclean: clean ## remove the environments as well
 	@echo "Setting up .venv-savedmodel with TensorFlow: some minutes, 2 GB of disk ..."
 	$(call create,.venv-savedmodel)
 	@.venv-savedmodel/bin/python $(PIP_INSTALL) -e ".[savedmodel,test]"
+	@touch $@
+
+# The last TensorFlow whose Keras is Keras 2, of which KerasCV's ResNets and slim are; it has wheels
+# for Python 3.9 to 3.11. KerasCV and slim come without dependencies, which would bring a second
+# TensorFlow and data sets: what they import of those is named.
+.venv-parity-tf/parity.stamp: Makefile
+	@echo "Setting up .venv-parity-tf with TensorFlow: some minutes, 2 GB of disk ..."
+	@$(TF_PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 10), (3, 11)) and \
+		"TensorFlow 2.15 needs Python 3.10 or 3.11, this is " + sys.version.split()[0] + ": make TF_PYTHON=python3.11 ...")'
+	@$(TF_PYTHON) -m venv .venv-parity-tf
+	@.venv-parity-tf/bin/python $(PIP_INSTALL) tensorflow-cpu==2.15.1 tf_keras==2.15.1 numpy==1.26.4 \
+		protobuf==4.25.9 h5py==3.16.0 kagglehub==1.0.2 packaging regex absl-py
+	@.venv-parity-tf/bin/python $(PIP_INSTALL) --no-deps tf-slim==1.1.0 keras-cv==0.9.0 keras-core==0.1.7
 	@touch $@
 
 define create

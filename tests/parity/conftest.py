@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -57,4 +58,10 @@ def pytest_terminal_summary(terminalreporter, config):
     for line in (*table.lines(entries), "", table.summary(entries)):
         terminalreporter.line(line)
     if target := os.environ.get("RESNETJAX_PARITY_TABLE"):
-        table.write(Path(target), entries, images=config.stash[IMAGES])
+        beside = sys.modules["tests.parity.tensorflow_side"].PROCESS.versions
+        table.write(Path(target), entries, images=config.stash[IMAGES], beside=beside)
+
+
+def pytest_unconfigure():
+    if side := sys.modules.get("tests.parity.tensorflow_side"):
+        side.PROCESS.stop()

@@ -1,5 +1,6 @@
 """The real frameworks' nets, built from their names, and where their feature maps come out."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,6 +8,7 @@ import timm
 import torch
 import torchvision
 import transformers
+from timm.layers import StdConv2d
 from torch import nn
 from torch.nn import functional
 
@@ -104,6 +106,12 @@ def _timm(net: str, arguments: dict[str, Any], depths: tuple[int, ...]) -> nn.Mo
     return _shortened(timm.create_model(net, **arguments), depths)
 
 
+def _bit(net: str, arguments: dict[str, Any], depths: tuple[int, ...]) -> nn.Module:
+    """Timm's net, with the epsilon of the code that published Big Transfer's files (1e-10)."""
+    layer = functools.partial(StdConv2d, eps=1e-10)
+    return _shortened(timm.create_model(net, conv_layer=layer, **arguments), depths)
+
+
 def _shortened(model: nn.Module, depths: tuple[int, ...]) -> nn.Module:
     for stage, depth in enumerate(depths, start=1):
         if hasattr(model, "stages"):
@@ -124,6 +132,8 @@ def _akamaster(net: str, arguments: dict[str, Any], depths: tuple[int, ...]) -> 
 
 
 _BUILDERS = {
+    "bit": _bit,
+    "transformers_flax": _transformers,
     "torchvision": _torchvision,
     "timm": _timm,
     "transformers": _transformers,

@@ -1,6 +1,7 @@
 """The table that the comparisons fill, as Markdown."""
 
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -10,18 +11,57 @@ HEADER = """# Parity with the real frameworks
 Written by `RESNETJAX_PARITY_TABLE=docs/parity.md make parity`; `make parity-full` does the same
 with every net at full size too. The real framework builds each net; its weights are random, its
 statistics measured on {images} and disturbed, and an eighth of its channels have variances of the
-size of the norm's epsilon. The framework saves it, `rj.load` reads it, and both compute in
-float32 on a CPU. The numbers are the largest differences as shares of the spread max|f(x_i) -
-mean f| over the images: of the logits, and of the worst feature map, from `stem_conv` to the
-last. 1e-4 is allowed. The last column is a control: the same with a norm epsilon of 1e-6 where
-the net has 1e-5. "Told" rows were loaded with `arch=` or `config=`, for their files do not tell.
-In the same run every row is saved back by `rj.save`, loaded strictly by its framework, and
+size of the norm's epsilon. It is saved, `rj.load` reads it, and both compute in float32 on a CPU.
+The numbers are the largest differences as shares of the spread max|f(x_i) - mean f| over the
+images: of the logits, and of the worst feature map, from `stem_conv` to the last. 1e-4 is allowed.
+The last column is a control: the same with a norm epsilon of 1e-6 where the net has 1e-5 or
+1.001e-5. "Told" rows were loaded with `arch=` or `config=`, for their files do not tell. In the
+same run `rj.save` writes every row back, its framework reads that, strictly, and all arrays are
 compared bit by bit.
+
+{families}
+
+Of a classifier of KerasHub or KerasCV the backbone alone is written back: the head would be in a
+group beside the backbone's, which `rj.save` does not write.
 
 {versions}
 """
+# By the first part of a row's name: who builds, computes and saves; what we write and who reads it.
+FAMILIES = (
+    (
+        "torchvision, timm, transformers",
+        "the package",
+        "safetensors: `load_state_dict`, `from_pretrained`",
+    ),
+    ("akamaster", "its code, written again in `nets.py`", "safetensors: `load_state_dict`"),
+    ("keras, keras_hub", "Keras 3 and KerasHub on PyTorch", "`.h5`, `.weights.h5`: `load_weights`"),
+    (
+        "tf_keras, keras_cv",
+        "tf_keras and KerasCV on TensorFlow, in another process",
+        "`.h5`, `.weights.h5`: `load_weights`",
+    ),
+    (
+        "slim",
+        "slim in a graph of TensorFlow 1, in another process",
+        "npz: compared by name with the graph's variables",
+    ),
+    (
+        "bit",
+        "timm with the epsilon of Big Transfer's own code, which is not run; the npz is made of "
+        "timm's arrays, by the names that timm reads",
+        "npz: timm's `load_pretrained`",
+    ),
+    (
+        "transformers-flax",
+        "Transformers' PyTorch net, for Transformers 5 has no Flax; the msgpack is made of its "
+        "arrays, by the names of `modeling_flax_resnet.py` in Transformers 4",
+        "npz: compared by name with the same arrays",
+    ),
+)
 COLUMNS = ("net", "file", "size", "read as", "logits", "worst feature", "wrong epsilon")
-PACKAGES = ("torch", "torchvision", "timm", "transformers", "jax", "flax")
+PACKAGES = (
+    "torch", "torchvision", "timm", "transformers", "keras", "keras-hub", "jax", "flax",
+)  # fmt: skip
 
 
 @dataclass
@@ -48,8 +88,11 @@ class Entry:
 
 def lines(entries: list[Entry]) -> list[str]:
     """The table in Markdown, its columns aligned."""
-    rows = [COLUMNS, *(entry.cells() for entry in entries)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
+    return _aligned([COLUMNS, *(entry.cells() for entry in entries)])
+
+
+def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     rows.insert(1, tuple("-" * width for width in widths))
     padded = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
     return [f"| {' | '.join(row)} |" for row in padded]
@@ -66,9 +109,15 @@ def summary(entries: list[Entry]) -> str:
     )
 
 
-def write(path: Path, entries: list[Entry], *, images: str) -> None:
-    """The whole document."""
-    versions = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
-    head = HEADER.format(images=images, versions=f"{versions}, Python {platform.python_version()}.")
+def write(
+    path: Path, entries: list[Entry], *, images: str, beside: Mapping[str, str] | None = None
+) -> None:
+    """The whole document; `beside` has the versions of what ran in another process."""
+    packages = {**{package: version(package) for package in PACKAGES}, **(beside or {})}
+    packages["Python"] = platform.python_version()
+    versions = ", ".join(f"{name} {number}" for name, number in packages.items())
+    titles = ("rows", "who builds, computes and saves", "what `rj.save` writes, and who reads it")
+    families = "\n".join(_aligned([titles, *FAMILIES]))
+    head = HEADER.format(images=images, families=families, versions=f"{versions}.")
     text = "\n".join([head, summary(entries), "", *lines(entries)]) + "\n"
     path.write_text(text, encoding="utf-8")

@@ -27,6 +27,13 @@ def _config(arch: str, **changes: object) -> ResNetConfig:
     return config.replace(depths=tuple(map(min, config.depths, SHORT)), **changes)
 
 
+def _small(name: str, arch: str | None = None, **changes: object) -> ResNetConfig:
+    """The small form of a row's net."""
+    row = next(row for row in ROWS if row.name == name)
+    config = ARCHITECTURES[arch or row.arch or ""]
+    return row.sized(config, "small").replace(**changes)
+
+
 # Rows that together have every field at work, shortened, and their configs.
 CONTROLS: dict[str, ResNetConfig] = {
     "timm/resnet10t": _config("resnet10t"),
@@ -42,6 +49,26 @@ CONTROLS: dict[str, ResNetConfig] = {
     "timm/resnetv2_50x1_bit": _config("resnetv2_50x1_bit"),
     "transformers/basic-silu": _config("resnet18", activation="silu", inner_activation="relu"),
     "akamaster/resnet20b": ARCHITECTURES["cifar_resnet20b"],
+    "keras/ResNet50-keras": _small("keras/ResNet50-keras"),
+    "keras/ResNet50V2-weights-h5": _small("keras/ResNet50V2-weights-h5"),
+    "keras_hub/resnet_vd_18-keras": _small(
+        "keras_hub/resnet_vd_18-keras", "resnet18d", projections=(True,) * 4
+    ),
+    "keras_hub/resnet_v2_50-weights-h5": _small("keras_hub/resnet_v2_50-weights-h5"),
+    "keras_cv/resnet50-h5": _small("keras_cv/resnet50-h5"),
+    "keras_cv/resnet18_v2-weights-h5": _small("keras_cv/resnet18_v2-weights-h5"),
+    "keras_cv/resnet50_v2-dilated1112-keras": _small(
+        "keras_cv/resnet50_v2-dilated1112-keras",
+        "kerascv_resnet50v2",
+        strides=(1, 2, 2, 1),
+        dilations=(1, 1, 1, 2),
+    ),
+    "slim/resnet_v1_50-os16": _small(
+        "slim/resnet_v1_50-os16", "slim_resnet_v1_50", output_stride=16
+    ),
+    "slim/resnet_v2_50": _small("slim/resnet_v2_50"),
+    "bit/resnetv2_50x1_bit": _small("bit/resnetv2_50x1_bit", weight_standardization_eps=1e-10),
+    "transformers-flax/resnet-50": _config("resnet50"),
 }
 
 # For each field that changes what is computed: values to try in place of the right one.
@@ -49,15 +76,15 @@ FUNCTION = {
     "norm_eps": (1e-6, 1e-3),
     "norm_groups": (16,),
     "weight_standardization_eps": (None, 1e-10, 1e-8),
-    "padding": ("same",),
+    "padding": ("same", "torch", "same_blocks"),
     "stem_pool": ("max", "none"),
-    "stem_pool_padding": ("same",),
+    "stem_pool_padding": ("same", "torch"),
     "stem_pool_value": ("zero", "-inf"),
     "stride_on": ("reduce", "spatial", "last_spatial"),
-    "stride_block": ("last",),
-    "strides": ((1, 2, 2, 1), (1, 1, 2)),
-    "dilations": ((1, 1, 1, 2), (1, 1, 2)),
-    "dilation_rule": ("undilated", "uniform"),
+    "stride_block": ("last", "first"),
+    "strides": ((1, 2, 2, 1), (2, 2, 2, 1), (1, 2, 2, 2), (1, 1, 2)),
+    "dilations": ((1, 1, 1, 2), (1, 1, 1, 1), (1, 1, 2)),
+    "dilation_rule": ("previous", "undilated", "uniform"),
     "output_stride": (None, 8, 16),
     "head_pool": ("max",),
     "shortcut": ("conv", "avg_conv"),
