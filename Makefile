@@ -1,7 +1,7 @@
 # Every command sets up what it needs: Python 3.11 or newer and make are enough to begin with.
 
 PYTHON ?= python3
-TF_PYTHON ?= $(PYTHON)
+TF_PYTHON ?= $(or $(shell command -v python3.11),$(PYTHON))
 JOBS ?= 2
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check
 
@@ -90,17 +90,16 @@ distclean: clean ## remove the environments as well
 	@.venv-savedmodel/bin/python $(PIP_INSTALL) -e ".[savedmodel,test]"
 	@touch $@
 
-# The last TensorFlow whose Keras is Keras 2, of which KerasCV's ResNets and slim are; it has wheels
-# for Python 3.9 to 3.11. KerasCV and slim come without dependencies, which would bring a second
-# TensorFlow and data sets: what they import of those is named.
+# The last TensorFlow whose Keras is Keras 2, as KerasCV's ResNets and slim want it; its wheels are
+# for Python 3.9 to 3.11. tf_keras comes without its dependency, a second TensorFlow with CUDA.
 .venv-parity-tf/parity.stamp: Makefile
 	@echo "Setting up .venv-parity-tf with TensorFlow: some minutes, 2 GB of disk ..."
-	@$(TF_PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 10), (3, 11)) and \
-		"TensorFlow 2.15 needs Python 3.10 or 3.11, this is " + sys.version.split()[0] + ": make TF_PYTHON=python3.11 ...")'
+	@$(TF_PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and \
+		"TensorFlow 2.15 needs Python 3.11, this is " + sys.version.split()[0] + ": make TF_PYTHON=python3.11 ...")'
 	@$(TF_PYTHON) -m venv .venv-parity-tf
-	@.venv-parity-tf/bin/python $(PIP_INSTALL) tensorflow-cpu==2.15.1 tf_keras==2.15.1 numpy==1.26.4 \
-		protobuf==4.25.9 h5py==3.16.0 kagglehub==1.0.2 packaging regex absl-py
-	@.venv-parity-tf/bin/python $(PIP_INSTALL) --no-deps tf-slim==1.1.0 keras-cv==0.9.0 keras-core==0.1.7
+	@.venv-parity-tf/bin/python $(PIP_INSTALL) tensorflow-cpu==2.15.1 numpy==1.26.4 protobuf==4.25.9 \
+		h5py==3.16.0 tf-slim==1.1.0 keras-cv==0.9.0 keras-core==0.1.7 kagglehub==1.0.2 tensorflow-datasets==4.9.10
+	@.venv-parity-tf/bin/python $(PIP_INSTALL) --no-deps tf_keras==2.15.1
 	@touch $@
 
 define create

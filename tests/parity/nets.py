@@ -1,6 +1,5 @@
 """The real frameworks' nets, built from their names, and where their feature maps come out."""
 
-import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -107,9 +106,12 @@ def _timm(net: str, arguments: dict[str, Any], depths: tuple[int, ...]) -> nn.Mo
 
 
 def _bit(net: str, arguments: dict[str, Any], depths: tuple[int, ...]) -> nn.Module:
-    """Timm's net, with the epsilon of the code that published Big Transfer's files (1e-10)."""
-    layer = functools.partial(StdConv2d, eps=1e-10)
-    return _shortened(timm.create_model(net, conv_layer=layer, **arguments), depths)
+    """A net of timm's, with the epsilon of the code that published Big Transfer's files."""
+    model = _timm(net, arguments, depths)
+    for module in model.modules():
+        if isinstance(module, StdConv2d):
+            module.eps = 1e-10  # big_transfer's bit_pytorch/models.py; timm has 1e-8
+    return model
 
 
 def _shortened(model: nn.Module, depths: tuple[int, ...]) -> nn.Module:
