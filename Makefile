@@ -98,7 +98,8 @@ distclean: clean ## remove the environments as well
 		"TensorFlow 2.15 needs Python 3.11, this is " + sys.version.split()[0] + ": make TF_PYTHON=python3.11 ...")'
 	@$(TF_PYTHON) -m venv .venv-parity-tf
 	@.venv-parity-tf/bin/python $(PIP_INSTALL) tensorflow-cpu==2.15.1 numpy==1.26.4 protobuf==4.25.9 \
-		h5py==3.16.0 tf-slim==1.1.0 keras-cv==0.9.0 keras-core==0.1.7 kagglehub==1.0.2 tensorflow-datasets==4.9.10
+		h5py==3.16.0 tf-slim==1.1.0 keras-cv==0.9.0 keras-core==0.1.7 kagglehub==1.0.2 \
+		tensorflow-datasets==4.9.10 tensorflow-metadata==1.15.0
 	@.venv-parity-tf/bin/python $(PIP_INSTALL) --no-deps tf_keras==2.15.1
 	@touch $@
 

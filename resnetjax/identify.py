@@ -79,7 +79,8 @@ _UNSEEN = {
 def _as_described(seen: Detection, model_config: Any) -> tuple[Detection, set[str]]:
     """The net with what Keras's own description of it says, and the fields that it says."""
     fields = keras_config.observed(model_config)
-    if "bottleneck" not in seen.config.blocks:
+    placed = ("reduce", "spatial") if "bottleneck" in seen.config.blocks else ("last_spatial",)
+    if fields.get("stride_on") not in placed:
         fields.pop("stride_on", None)
     if seen.config.stem_pool != "max":
         fields.pop("stem_pool_padding", None)

@@ -94,8 +94,8 @@ class _Fit(NamedTuple):
     """How well arrays fit a net in a dialect: the greater the better, field by field."""
 
     share: float  # of names in common
-    expressible: int  # minus the number of fields that the dialect's system does not have
     shapes: int  # that agree
+    expressible: int  # minus the number of fields that the dialect's system does not have
 
 
 _NOTHING = _Fit(0.0, 0, 0)
@@ -115,7 +115,7 @@ def _fit(detection: Detection, theirs: Mapping[str, np.ndarray]) -> _Fit:
     there = (path for path in expected if named[path].name in theirs)
     arrays = ((named[path].load(theirs[named[path].name]), expected[path]) for path in there)
     shapes = sum(array is not None and array.shape == leaf.shape for array, leaf in arrays)
-    return _Fit(share, -len(inexpressible(dialect, config)), shapes)
+    return _Fit(share, shapes, -len(inexpressible(dialect, config)))
 
 
 def _nearest(arrays: Mapping[str, np.ndarray]) -> tuple[_Fit, Detection] | None:

@@ -49,8 +49,8 @@ def observed(model_config: Any) -> dict[str, Any]:
         model_config: The JSON of a Functional or Sequential model, as `.keras` and full `.h5` files
             hold it; of anything else nothing is told.
     """
-    if from_kerascv(model_config):
-        return _kerascv(model_config["config"])
+    if (backbone := _kerascv_backbone(model_config)) is not None:
+        return _kerascv(backbone["class_name"], backbone["config"])
     layers = list(_layers(model_config))
     norms = [config for kind, config in layers if kind == "BatchNormalization"]
     convs = [config for kind, config in layers if kind in _CONVOLUTIONS]
@@ -79,15 +79,27 @@ def _padding(keras: object) -> str | None:
 
 
 def from_kerascv(model_config: Any) -> bool:
-    """Whether it describes a backbone of KerasCV's, whose layers it does not list."""
-    return (
-        type(model_config) is dict
-        and str(model_config.get("registered_name")).startswith("keras_cv")
-        and type(model_config.get("config")) is dict
-    )
+    """Whether it describes a ResNet of KerasCV's, whose layers it does not list."""
+    return _kerascv_backbone(model_config) is not None
 
 
-def _kerascv(given: Mapping[str, Any]) -> dict[str, Any]:
+def _kerascv_backbone(model_config: Any) -> dict[str, Any] | None:
+    """What describes KerasCV's backbone: all of it, or a part of its classifier's description.
+
+    By its class and settings: a legacy `.h5` does not say where the class is from.
+    """
+    config = model_config.get("config") if type(model_config) is dict else None
+    within = config.get("backbone") if type(config) is dict else None
+    for found in (model_config, within):
+        config = found.get("config") if type(found) is dict else None
+        # KerasHub's class has the name too, and `stackwise_num_blocks`.
+        own = type(config) is dict and "stackwise_blocks" in config
+        if own and found.get("class_name") in ("ResNetBackbone", "ResNetV2Backbone"):
+            return found
+    return None
+
+
+def _kerascv(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     strides, dilations = given.get("stackwise_strides"), given.get("stackwise_dilations")
     if type(strides) is not list or not all(type(stride) is int for stride in strides):
         return {}
@@ -96,7 +108,21 @@ def _kerascv(given: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     # Where it dilates it does not stride (F13).
     kept = (1 if rate > 1 else stride for stride, rate in zip(strides, rates, strict=True))
-    return {"strides": tuple(kept), "dilations": tuple(rates)}
+    placed = _KERASCV_STRIDE.get((name, str(given.get("block_type"))))
+    return {
+        "strides": tuple(kept),
+        "dilations": tuple(rates),
+        **({"stride_on": placed} if placed else {}),
+    }
+
+
+# By class and kind of block (resnet_v1_backbone.py, resnet_v2_backbone.py).
+_KERASCV_STRIDE = {
+    ("ResNetBackbone", "block"): "reduce",
+    ("ResNetBackbone", "basic_block"): "spatial",
+    ("ResNetV2Backbone", "block"): "spatial",
+    ("ResNetV2Backbone", "basic_block"): "last_spatial",
+}
 
 
 def from_kerashub(values: Mapping[str, Any], *, num_classes: int) -> ResNetConfig:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from resnetjax.config import ResNetConfig
 from resnetjax.presets import ARCHITECTURES
 from tests.parity.row import Layout, Row
 
@@ -13,17 +14,32 @@ TF_KERAS: tuple[Layout, ...] = ("h5 weights", *KERAS_3)
 _FILES: Mapping[Layout, str] = {
     "h5 weights": "h5", "h5 model": "h5-model", "weights.h5": "weights-h5", "keras": "keras",
 }  # fmt: skip
-# Blocks a stage and widths in the small form; a stage of v2 has two blocks or more.
+# Blocks a stage and widths in the small form. A stage of v2 has two blocks or more; bottlenecks of
+# another width than the stem's have a projection at once; KerasHub wants 64 first.
 _V1, _V2 = (2, 1, 2, 1), (2, 3, 2, 2)
-_NARROW, _NARROW_64 = (16, 24, 32, 48), (64, 24, 32, 48)
+_NARROW, _NARROW_64 = (24, 16, 32, 48), (64, 24, 32, 48)
 _DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3),
            152: (3, 8, 36, 3), 200: (3, 12, 48, 3)}  # fmt: skip
 
 
-def _rows(name: str, layouts: tuple[Layout, ...], **fields: Any) -> tuple[Row, ...]:
-    """One net in several files."""
-    files = ((layout, _FILES[layout]) for layout in layouts)
-    return tuple(Row(name=f"{name}-{file}", layout=layout, **fields) for layout, file in files)
+def _rows(
+    name: str,
+    layouts: tuple[Layout, ...],
+    *,
+    config: ResNetConfig | None = None,
+    told: tuple[Layout, ...] = (),
+    **fields: Any,
+) -> tuple[Row, ...]:
+    """One net in several files; `told` are those that do not tell the small form."""
+    return tuple(
+        Row(
+            name=f"{name}-{_FILES[layout]}",
+            layout=layout,
+            told_small=config if layout in told else None,
+            **fields,
+        )
+        for layout in layouts
+    )
 
 
 def _applications(
@@ -37,6 +53,8 @@ def _applications(
         net=net,
         arguments={} if top else {"include_top": False},
         arch=f"keras_{net.lower()}",
+        config=ARCHITECTURES[f"keras_{net.lower()}"],
+        told=("weights.h5",) if framework == "tf_keras" else (),
         short=_V2 if v2 else _V1,
         narrow=_NARROW,
         large=depth != 50,
@@ -108,6 +126,8 @@ def _cv(
         arguments=arguments,
         arch=None if dilations else arch,
         load={"config": config} if told else {},
+        config=config,
+        told=tuple(layout for layout in TF_KERAS if layout != "h5 model"),  # it describes itself
         short=_V2 if v2 else _V1,
         narrow=_NARROW_64 if basic else _NARROW,
         **fields,

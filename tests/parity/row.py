@@ -32,6 +32,8 @@ class Row:
         load: What `load` is told, where names and shapes cannot tell.
         short: Blocks a stage in the small form, where the real net would take long.
         narrow: Widths of the stages in the small form, where the framework can build it so.
+        told_small: The net's config, where `load` is told that of the small form: the file names no
+            layers, or what it leaves open is read as the framework's real nets have it.
         small_px: Height and width in the small form. 68 halves to odd and even sizes, 97 to odd
             ones: paddings differ at even sizes, average pools at odd ones.
         full_px: Height and width in the full form.
@@ -49,6 +51,7 @@ class Row:
     load: Mapping[str, Any] = field(default_factory=dict)
     short: tuple[int, ...] = ()
     narrow: tuple[int, ...] = ()
+    told_small: ResNetConfig | None = None
     small_px: tuple[int, int] = (68, 97)
     full_px: tuple[int, int] = (224, 224)
     full: bool = False
@@ -69,9 +72,9 @@ class Row:
 
     def told(self, size: Size) -> dict[str, Any]:
         """What `load` is told of this form."""
-        if size == "full" or not self.short or not self.load:
+        if size == "full" or not self.short or not (self.load or self.told_small):
             return dict(self.load)
-        config = self.load.get("config") or ARCHITECTURES[self.load["arch"]]
+        config = self.load.get("config") or self.told_small or ARCHITECTURES[self.load["arch"]]
         return {"config": self.sized(config, size)}
 
     def expected(self, size: Size) -> str | None:

@@ -38,7 +38,7 @@ FAMILIES = (
     (
         "tf_keras, keras_cv",
         "tf_keras and KerasCV on TensorFlow, in another process",
-        "`.h5`, `.weights.h5`: `load_weights`",
+        "`.h5`: `load_weights`, for Keras 3's `.weights.h5` is not read there",
     ),
     (
         "slim",

@@ -59,12 +59,30 @@ def test_f14_layers_of_models_within_the_model_count_too():
 
 def test_f13_kerascv_drops_the_stride_of_a_stack_that_it_dilates():
     given = {"stackwise_strides": [1, 2, 2, 2], "stackwise_dilations": [1, 1, 2, 4]}
-    model_config = {"registered_name": "keras_cv>ResNetV2Backbone", "config": given}
+    given |= {"stackwise_blocks": [2, 2, 2, 2]}
+    model_config = {"class_name": "ResNetV2Backbone", "config": given}
     assert observed(model_config) == {"strides": (1, 2, 1, 1), "dilations": (1, 1, 2, 4)}
     for wrong in (None, [1, 2], [1, 1, 1, "2"]):
         given["stackwise_dilations"] = wrong
         plain = {"strides": (1, 2, 2, 2), "dilations": (1,) * 4}
         assert observed(model_config) == ({} if wrong else plain)
+
+
+@pytest.mark.parametrize(
+    ("name", "block_type", "stride_on"),
+    [
+        ("ResNetBackbone", "block", "reduce"),
+        ("ResNetBackbone", "basic_block", "spatial"),
+        ("ResNetV2Backbone", "block", "spatial"),
+        ("ResNetV2Backbone", "basic_block", "last_spatial"),
+    ],
+)
+def test_f5_kerascv_says_by_its_class_which_convolution_strides(name, block_type, stride_on):
+    given = {"stackwise_strides": [1, 2], "stackwise_blocks": [1, 1], "block_type": block_type}
+    described = {"class_name": name, "config": given}
+    assert observed(described)["stride_on"] == stride_on
+    classifier = {"class_name": "ImageClassifier", "config": {"backbone": described}}
+    assert observed(classifier) == observed(described)
 
 
 def test_f14_what_layers_contradict_is_not_told():
