@@ -91,10 +91,11 @@ def _kerascv_backbone(model_config: Any) -> dict[str, Any] | None:
     config = model_config.get("config") if type(model_config) is dict else None
     within = config.get("backbone") if type(config) is dict else None
     for found in (model_config, within):
-        config = found.get("config") if type(found) is dict else None
+        if type(found) is not dict or type(found.get("config")) is not dict:
+            continue
         # KerasHub's class has the name too, and `stackwise_num_blocks`.
-        own = type(config) is dict and "stackwise_blocks" in config
-        if own and found.get("class_name") in ("ResNetBackbone", "ResNetV2Backbone"):
+        named = found.get("class_name") in ("ResNetBackbone", "ResNetV2Backbone")
+        if named and "stackwise_blocks" in found["config"]:
             return found
     return None
 

@@ -6,6 +6,7 @@ import pytest
 from resnetjax.config import ResNetConfig
 from resnetjax.measure import leaves
 from resnetjax.plan import plan
+from resnetjax.presets import ARCHITECTURES
 from resnetjax.weights.detect import detect
 from resnetjax.weights.dialect import load_arrays, save_arrays
 from resnetjax.weights.dialects import get
@@ -60,6 +61,20 @@ def test_f09_projections_are_numbered_after_or_before_their_blocks():
     assert after["conv2d_7/kernel"].shape == (1, 1, 8, 16)
     assert before["conv2d_5/kernel"].shape == (1, 1, 8, 16)
     assert after["batch_normalization_7/gamma"].shape == (16,)
+
+
+@pytest.mark.parametrize("arch", ["keras_resnet50", "keras_resnet50v2", "kerascv_resnet18"])
+def test_a_net_that_is_told_is_aligned_where_only_an_order_is_known(arch):
+    config = ARCHITECTURES[arch]
+    arrays = {
+        path: np.broadcast_to(np.float32(0), leaf.shape)
+        for path, leaf in leaves(plan(config)).items()
+    }
+    # In a Keras model the projection comes before a block's last convolution.
+    theirs = save_arrays(get("keras_order"), arrays, config)
+    found = detect(theirs, source="x", known=config)
+    assert found.dialect.name == "keras_order"
+    load_arrays(found.dialect, theirs, found.config, source="x")
 
 
 @pytest.mark.parametrize("start", [1, 9, 95])
