@@ -26,7 +26,7 @@ test-slow: .venv/dev.stamp ## the tests that take minutes
 test-network: .venv/dev.stamp ## the tests that download
 	@.venv/bin/pytest -m network
 
-parity: .venv-parity/parity.stamp .venv-parity-tf/parity.stamp ## compare with PyTorch's nets, Keras's and TensorFlow's
+parity: .venv-parity/parity.stamp .venv-parity-tf/parity.stamp ## compare with torchvision, timm, Transformers, Keras and slim
 	@.venv-parity/bin/pytest tests/parity
 
 parity-env: .venv-parity/parity.stamp ## only make the environment with PyTorch, for scripts/benchmark.py

@@ -185,7 +185,10 @@ def load(samples, tmp_path_factory):
     @functools.cache
     def loaded(name: str) -> Loaded:
         row, config = next(row for row in ROWS if row.name == name), CONTROLS[name]
-        row = dataclasses.replace(row, short=config.depths, layout="zip", load={"config": config})
+        # A directory would describe the net.
+        layout = "zip" if row.layout == "directory" else row.layout
+        told = {"short": config.depths, "load": {"config": config}}
+        row = dataclasses.replace(row, layout=layout, **told)
         original = engine.make(row, "small", samples, tmp_path_factory.mktemp("net"))
         return Loaded(original, engine.load(original))
 
