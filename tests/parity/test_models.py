@@ -99,13 +99,16 @@ def test_no_two_rows_have_one_name_and_there_are_enough():
     assert len({row.name for row in ROWS}) == len(ROWS) >= 60
     assert len({row.net for row in ROWS}) >= 40
     assert sum(row.full and row.full_px == (224, 224) for row in ROWS) >= 10
+    beside = [row for row, _, _ in cases() if engine.SIDES[row.framework] is not torch_side]
+    assert len(beside) >= 130
 
 
-def test_each_norm_has_channels_with_variances_of_epsilons_size(samples, tmp_path):
-    model = engine.make(_row("timm/resnet50"), "small", samples, tmp_path).model
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            share = ((module.running_var > 1e-6) & (module.running_var < 1e-4)).float().mean()
+@pytest.mark.parametrize("name", ["timm/resnet50", "keras/ResNet50-keras", "slim/resnet_v1_50"])
+def test_each_norm_has_channels_with_variances_of_epsilons_size(samples, tmp_path, name):
+    original = engine.make(_row(name), "small", samples, tmp_path)
+    for path, array in jax.tree.leaves_with_path(engine.load(original).variables["batch_stats"]):
+        if path[-1].key == "var":
+            share = ((array > 1e-6) & (array < 1e-4)).mean()
             assert 0.1 < share < 0.2
 
 
