@@ -131,21 +131,21 @@ def settle(keras: Any, model: Any, images: np.ndarray) -> None:
 
 
 @contextmanager
-def intercepted(kind: type, instead: Callable[..., Any]) -> Iterator[None]:
+def intercepted(kind: Any, instead: Callable[..., Any]) -> Iterator[None]:
     """While it lasts, layers of a class are called through a function, which is given the call."""
-    own, call = "call" in vars(kind), kind.call  # pyright: ignore[reportAttributeAccessIssue]
+    own, call = "call" in vars(kind), kind.call
 
     def called(layer: Any, x: Any, *_: Any, **options: Any) -> Any:
         return instead(call, layer, x, **options)
 
-    setattr(kind, "call", called)  # noqa: B010
+    kind.call = called
     try:
         yield
     finally:
         if own:
-            setattr(kind, "call", call)  # noqa: B010
+            kind.call = call
         else:
-            delattr(kind, "call")
+            del kind.call  # it was inherited
 
 
 def run(keras: Any, model: Any, images: np.ndarray) -> Outputs:
