@@ -94,8 +94,8 @@ FUNCTION = {
 }
 
 # Changes of the plan that are none of the function. After a ReLU, zeros pad as well as -inf (F2);
-# blurred, the stem's pool has stride 1, where SAME pads like torch, and so has every wider kernel
-# behind the stem where 1x1 convolutions stride.
+# blurred, the stem's pool has stride 1, where SAME pads like torch; so has every wider kernel
+# behind the stem where 1x1 convolutions stride, or pools do.
 SAME_FUNCTION = {
     *(
         (name, "stem_pool_value", value)
@@ -107,7 +107,8 @@ SAME_FUNCTION = {
     *(
         (name, "padding", "same_blocks")
         for name, config in CONTROLS.items()
-        if config.stride_on == "reduce" and config.padding == "torch"
+        if config.padding == "torch"
+        and (config.stride_on == "reduce" or config.antialias != "none")
     ),
 }
 
