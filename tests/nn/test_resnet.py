@@ -275,9 +275,8 @@ def test_the_norm_of_v2_is_the_activated_norm_of_its_last_stage():
 
 @pytest.mark.parametrize("name", ["stage3", "norm", "layer1", "logits", "head"])
 def test_an_unknown_feature_map_is_refused_with_those_that_there_are(name):
-    with pytest.raises(
-        ConfigError, match=rf"stages=\['{name}'\].* use stem_conv, stem, stage1, stage2, pooled(\n|$)"
-    ):
+    listed = "stem_conv, stem, stage1, stage2, pooled"
+    with pytest.raises(ConfigError, match=rf"stages=\['{name}'\].* use {listed}(\n|$)"):
         ResNet(net()).apply(
             random_variables(net()), IMAGES, stages=("stem", name), method="features"
         )

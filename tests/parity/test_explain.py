@@ -14,7 +14,7 @@ from torchvision.transforms import v2
 
 import resnetjax as rj
 from resnetjax.errors import AssumptionWarning
-from tests.parity import engine
+from tests.parity import engine, torch_side
 
 pytestmark = pytest.mark.parity
 
@@ -35,7 +35,7 @@ def nets(samples, tmp_path_factory):
     torch.manual_seed(0)
     model = torchvision.models.resnet18(weights=None).eval()
     pictures = engine.pictures(samples, (EDGE_PX, EDGE_PX), 3)
-    engine.settle(model, torch.from_numpy(pictures.transpose(0, 3, 1, 2).copy()))
+    torch_side.settle(model, torch.from_numpy(pictures.transpose(0, 3, 1, 2).copy()))
     path = tmp_path_factory.mktemp("net") / "net.pth"
     torch.save(model.state_dict(), path)
     small = rj.Preprocess(crop_px=(EDGE_PX, EDGE_PX), resize_px=EDGE_PX + 20)

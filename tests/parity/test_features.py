@@ -14,7 +14,7 @@ import resnetjax as rj
 from resnetjax import presets
 from resnetjax.errors import AssumptionWarning
 from resnetjax.infer.features import feature_info
-from tests.parity import engine
+from tests.parity import engine, torch_side
 from tests.parity.engine import TOLERANCE
 from tests.parity.test_keras import fill, hub
 
@@ -56,7 +56,7 @@ def timm_net(request, images, tmp_path_factory):
     """A timm net, whole and settled, in a file, and ours that was loaded from it."""
     torch.manual_seed(0)
     model = timm.create_model(request.param, layers=(1, 2, 1, 2)).eval()
-    engine.settle(model, torch_images(images))
+    torch_side.settle(model, torch_images(images))
     path = tmp_path_factory.mktemp("timm") / "net.safetensors"
     safetensors.torch.save_file(model.state_dict(), path)
     config = presets.get(request.param).replace(depths=(1, 2, 1, 2))
@@ -130,7 +130,7 @@ def test_transformers_out_features_and_out_indices(images, tmp_path, asked, stag
     torch.manual_seed(0)
     small = {"depths": [1, 2, 1, 1], "hidden_sizes": [32, 64, 96, 128], "embedding_size": 16}
     model = transformers.ResNetBackbone(transformers.ResNetConfig(**small, **asked)).eval()
-    engine.settle(model, torch_images(images))
+    torch_side.settle(model, torch_images(images))
     model.save_pretrained(tmp_path)
     with torch.no_grad():
         maps = model(torch_images(images)).feature_maps
