@@ -29,7 +29,6 @@ pytestmark = [
 CLASSES, EDGE_PX = 11, 65
 TOLERANCE = 1e-4  # of the spread of the logits over the images
 MODEL_TOLERANCE = 1e-5  # likewise, where Keras computes both
-CONTAINERS = (".h5", ".keras", ".weights.h5")
 
 
 def application(*, pre: bool) -> keras.Model:
@@ -129,28 +128,6 @@ def load(path, **changes):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", AssumptionWarning)
         return rj.load(path, **changes)
-
-
-@pytest.mark.parametrize("container", CONTAINERS)
-def test_what_keras_saves_gives_its_logits(saved, images, container):
-    dialect, _, _, logits, folder = saved
-    pre = load(folder / f"net{container}")
-    assert pre.source.dialect == dialect
-    ours = np.asarray(jax.jit(pre.model.apply)(pre.variables, jnp.asarray(images)))
-    assert spread_error(ours, logits) < TOLERANCE
-
-
-@pytest.mark.parametrize("container", [".h5", ".weights.h5"])
-def test_what_we_save_fills_a_fresh_net_of_keras(saved, tmp_path, container):
-    dialect, build, model, _, folder = saved
-    # KerasHub's classifier keeps its backbone in a file of its own.
-    model, fresh = (getattr(net, "backbone", net) for net in (model, build()))
-    head = {"num_classes": 0} if dialect == "kerashub" else {}
-    rj.save(load(folder / "net.keras", **head), tmp_path / f"ours{container}", dialect=dialect)
-    fresh.load_weights(tmp_path / f"ours{container}")
-    for ours, theirs in zip(layers(fresh), layers(model), strict=True):
-        for a, b in zip(ours.get_weights(), theirs.get_weights(), strict=True):
-            np.testing.assert_array_equal(a, b, err_msg=ours.name)
 
 
 def logits_of(model: keras.Model, images: np.ndarray) -> np.ndarray:
