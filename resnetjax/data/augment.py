@@ -46,7 +46,7 @@ ERASE_ATTEMPTS = 10
 def augment(
     key: Array,
     images: UInt8[Array, "batch height width channels"],
-    labels: Int32[Array, " batch"],
+    labels: Int32[Array, " batch"] | Float32[Array, "batch outputs"],
     *,
     augmentation: Augmentation,
     preprocess: Preprocess,
@@ -57,7 +57,8 @@ def augment(
     Args:
         key: Of the step, from `jax.random.key`.
         images: Cropped and flipped, red first.
-        labels: Classes from 0 on; -1 gives a target that is no class (before smoothing, zeros).
+        labels: Classes from 0 on; -1 gives a target that is no class (before smoothing, zeros). Rows
+            are targets as they are.
         augmentation: What to do; its crop, flip and repeats were the host's.
         preprocess: How images are normalised.
         num_classes: Width of the targets.
@@ -95,7 +96,9 @@ def augment(
             probability=augmentation.erase_probability,
             value=augmentation.erase_value,
         )
-    targets = smooth_labels(labels, num_classes, smoothing=augmentation.label_smoothing)
+    smoothing = augmentation.label_smoothing
+    rows = labels.ndim == 2
+    targets = labels if rows else smooth_labels(labels, num_classes, smoothing=smoothing)
     return mix(mix_key, normalized, targets, augmentation=augmentation)
 
 

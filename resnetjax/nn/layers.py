@@ -25,12 +25,14 @@ class Mode:
             float32.
         axis_name: A mapped axis over which batch statistics are averaged.
         norm_batch: Examples that share batch statistics; None is all of them.
+        frozen: Paths of norms that use their running statistics in training too.
     """
 
     train: bool
     dtype: Any
     axis_name: str | None
     norm_batch: int | None
+    frozen: frozenset[tuple[str, ...]] = frozenset()
 
 
 class Convolution(nn.Module):
@@ -76,7 +78,7 @@ class Normalization(nn.Module):
             return functions.scale_and_shift(x, scale, bias, mode.dtype)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
-        if not mode.train:
+        if not mode.train or self.path in mode.frozen:
             mean, var = running_mean.value, running_var.value
             return functions.normalize(x, mean, var, scale, bias, norm.eps, mode.dtype)
         parts = x.reshape(-1, mode.norm_batch or x.shape[0], *x.shape[1:])

@@ -1,5 +1,7 @@
 """The net: one linen module for every ResNet that a config can describe."""
 
+import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,9 +11,10 @@ from jaxtyping import Array, Float
 
 from resnetjax.config import ResNetConfig
 from resnetjax.errors import BatchNormError, ConfigError
-from resnetjax.measure import FeatureInfo, feature_info
+from resnetjax.measure import FeatureInfo, feature_info, leaves
 from resnetjax.nn import functions
 from resnetjax.nn.blocks import PostBlock, PreBlock, Stem
+from resnetjax.nn.frozen import frozen_names
 from resnetjax.nn.functions import Images
 from resnetjax.nn.layers import Dense, Mode, Normalization
 from resnetjax.plan import plan
@@ -28,9 +31,10 @@ class ResNet(nn.Module):
         dtype: Of the arithmetic (float32, bfloat16, float16, float64); parameters and statistics
             stay float32 and logits are float32 at least.
         remat: Recompute each block's activations in the backward pass in place of keeping them.
-        frozen: Parts ("stem", "stage1", ..., "norm") that behave as with `train=False` even in
-            training: they neither use nor move batch statistics, and drop nothing. Their parameters
-            are the optimiser's affair.
+        frozen: Patterns of `frozen_names` ("stem", "up to stage3", "*/norm1", ...). Norms whose
+            statistics they match behave as with `train=False` even in training: they neither use
+            nor move batch statistics. What they match whole drops nothing. Parameters are the
+            optimiser's affair.
         axis_name: A mapped axis (`pmap`, `shard_map`) over which batch statistics are averaged.
             Under `jit`, sharded or not, statistics are global without it.
         norm_batch: Examples over which batch norm takes its statistics in training, in the order of
@@ -120,6 +124,15 @@ class ResNet(nn.Module):
         return self._run(maps, train, None, after=stage)["logits"]
 
     @property
+    def frozen_names(self) -> frozenset[str]:
+        """The arrays, of parameters and statistics, that `frozen` matches.
+
+        Raises:
+            ConfigError: A pattern matches nothing.
+        """
+        return frozen_names(_names(self.config), tuple(self.frozen)) if self.frozen else frozenset()
+
+    @property
     def feature_info(self) -> tuple[FeatureInfo, ...]:
         """Name, channels and stride of every feature map."""
         return feature_info(plan(self.config))
@@ -153,7 +166,7 @@ class ResNet(nn.Module):
         for stage in net.stages[passed:]:
             for block in stage.blocks:
                 kind = nn.remat(BLOCKS[block.order]) if self.remat else BLOCKS[block.order]
-                x = kind(block, self._mode(stage.name, train), name=block.name)(x)
+                x = kind(block, self._mode(block.name, train), name=block.name)(x)
             if reach(stage.name, x):
                 return found
         if net.norm and after != "norm":
@@ -168,14 +181,23 @@ class ResNet(nn.Module):
         if reach("pooled", x):
             return found
         if net.num_classes:
-            if train and net.dropout_rate:
+            if mode.train and net.dropout_rate:
                 x = functions.dropout(x, net.dropout_rate, self.make_rng("dropout"))
             x = Dense(net.num_classes, mode, name="head")(x).astype(wide)
         return {"logits": x}
 
-    def _mode(self, part: str, train: bool) -> Mode:
-        training = train and part not in self.frozen
-        return Mode(training, self.dtype, self.axis_name, self.norm_batch)
+    def _mode(self, module: str, train: bool) -> Mode:
+        mode = Mode(train, self.dtype, self.axis_name, self.norm_batch)
+        frozen = self.frozen_names
+        if not train or not frozen:
+            return mode
+        inside = [name for name in _names(self.config) if name.startswith(f"{module}/")]
+        # Whole paths: the net may be part of another module.
+        norms = frozenset(
+            (*self.path, *name.split("/")[:-1]) for name in frozen if name.endswith("/mean")
+        )
+        whole = bool(inside) and frozen.issuperset(inside)
+        return dataclasses.replace(mode, train=not whole, frozen=norms)
 
     def _check(
         self, images: Images, train: bool, wanted: tuple[str, ...] | None, after: str | None
@@ -185,7 +207,6 @@ class ResNet(nn.Module):
         for field, asked, allowed in (
             ("stages", wanted or (), [*names, "pooled"]),
             ("stage", [after] if after is not None else [], starts),
-            ("frozen", self.frozen, starts),
         ):
             unknown = [name for name in asked if name not in allowed]
             if unknown:
@@ -201,10 +222,17 @@ class ResNet(nn.Module):
                 f"norm_batch={self.norm_batch} is not allowed: "
                 f"use a divisor of the batch, which is {len(images)}"
             )
-        moving = not self.net and self.config.norm == "batch" and set(starts) - set(self.frozen)
+        means = {name for name in _names(self.config) if name.endswith("/mean")}
+        moving = not self.net and means - self.frozen_names
         if train and moving and not self.is_mutable_collection("batch_stats"):
             raise BatchNormError(
                 "train=True updates the running statistics: call "
                 'model.apply(variables, images, train=True, mutable=["batch_stats"]), which '
                 "returns (logits, updates), or use train=False"
             )
+
+
+@functools.lru_cache
+def _names(config: ResNetConfig) -> tuple[str, ...]:
+    """Of parameters and statistics."""
+    return tuple(leaves(plan(config)))

@@ -4,7 +4,7 @@ Each optimiser is the one its recipes were published with: SGD, AdamW and their 
 and decay as in torch, LAMB as in timm (ResNet strikes back), LARS as in MLPerf.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +13,10 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 from optax import contrib
 
-from resnetjax.errors import ConfigError
-from resnetjax.train.recipe import Decayed, Optimizer, Recipe
+from resnetjax.train.groups import rate_factors, training_groups, unfreezing_step
+from resnetjax.train.parts import Decayed
+from resnetjax.train.recipe import Optimizer, Recipe
+from resnetjax.train.state import by_path
 
 LearningRate = Callable[[ArrayLike], Float[Array, ""]]
 Mask = Callable[[optax.Params], optax.Params]
@@ -80,46 +82,57 @@ def make_optimizer(
     """What turns gradients into updates to be added to the parameters.
 
     Gradients are clipped first, each unit before the whole (timm's order). Frozen parts get updates
-    of zero, count for no norm and have no state.
+    of zero, count for no norm and have no state. Parts that are unfrozen later have theirs from the
+    beginning, and it starts with their first update.
 
     Args:
-        recipe: Its `optimizer`, `schedule` and `model.frozen` are read.
+        recipe: Its `optimizer`, `schedule` and what `model` says of freezing are read.
         params: The tree of parameters, or of their shapes.
         steps_per_epoch: Updates in an epoch.
 
     Raises:
-        ConfigError: A frozen part has no parameters.
+        ConfigError: A pattern of what is frozen or scaled matches nothing.
 
     Example:
         >>> params = {"head": {"kernel": jnp.ones((2, 3)), "bias": jnp.zeros(3)}}
         >>> optimizer = make_optimizer(Recipe(), params, steps_per_epoch=100)
         >>> updates, state = optimizer.update(params, optimizer.init(params), params)
     """
-    chosen = recipe.optimizer
+    chosen, names = recipe.optimizer, _paths(params)
     rate = make_schedule(recipe, steps_per_epoch=steps_per_epoch)
-    transform = optax.chain(*_clips(chosen), *_directions(chosen, rate))
-    if not recipe.model.frozen:
+    groups = training_groups(recipe, names)
+    factors = rate_factors(chosen, names)
+
+    def directions(start: int) -> list[optax.GradientTransformation]:
+        parts = _directions(chosen, lambda count: rate(jnp.add(count, start)))
+        scaled = any(factor != 1 for factor in factors.values())
+        return [*parts, _scale_by(factors)] if scaled else parts
+
+    steps = directions(0)
+    if "thawed" in groups.values():
+        start = unfreezing_step(recipe, steps_per_epoch=steps_per_epoch) or 0
+        # Its counts and moments begin when it does, as those of a new optimiser would.
+        thawed = optax.conditionally_mask(
+            optax.chain(*directions(start)), lambda step, **_: jnp.greater_equal(step, start)
+        )
+        steps = [
+            optax.partition({"trained": optax.chain(*steps), "thawed": thawed}, _labels(groups))
+        ]
+    transform = optax.chain(*_clips(chosen), *steps)
+    if "frozen" not in groups.values():
         return transform
-    labels = _freeze(params, recipe.model.frozen)
+    labels = by_path(lambda path, _: "frozen" if groups[path] == "frozen" else "trained", params)
     return optax.partition({"trained": transform, "frozen": optax.set_to_zero()}, labels)
 
 
-def _freeze(params: optax.Params, parts: tuple[str, ...]) -> optax.Params:
-    """A tree of "frozen" and "trained"; "stage1" is all modules called stage1_block1 and so on."""
+def _labels(groups: Mapping[str, str]) -> Mask:
+    return lambda params: by_path(lambda path, _: groups[path], params)
 
-    def belongs(path: str, part: str) -> bool:
-        return path.startswith((f"{part}/", f"{part}_"))
 
-    paths = _paths(params)
-    idle = [part for part in parts if not any(belongs(path, part) for path in paths)]
-    if idle:
-        modules = ", ".join(sorted({path.split("/")[0] for path in paths}))
-        raise ConfigError(
-            f"frozen={idle} is not allowed: use parts of the net, which has {modules}"
-        )
-    return _by_path(
-        params,
-        lambda path: "frozen" if any(belongs(path, part) for part in parts) else "trained",
+def _scale_by(factors: Mapping[str, float]) -> optax.GradientTransformation:
+    """Multiplies each update: all optimisers' are proportional to the learning rate."""
+    return optax.stateless(
+        lambda updates, params: by_path(lambda path, update: update * factors[path], updates)
     )
 
 
@@ -201,21 +214,14 @@ def _decayed(which: Decayed) -> Mask:
 
     def not_norms(params: optax.Params) -> optax.Params:
         norms = {path.removesuffix("scale") for path in _paths(params) if path.endswith("/scale")}
-        return _by_path(params, lambda path: path[: path.rindex("/") + 1] not in norms)
+        return by_path(lambda path, _: path[: path.rindex("/") + 1] not in norms, params)
 
     return not_norms
 
 
 def _mask(holds: Callable[[str], bool]) -> Mask:
-    return lambda params: _by_path(params, holds)
+    return lambda params: by_path(lambda path, _: holds(path), params)
 
 
 def _paths(params: optax.Params) -> list[str]:
-    return jax.tree.leaves(_by_path(params, lambda path: path))
-
-
-def _by_path(params: optax.Params, function: Callable[[str], object]) -> optax.Params:
-    """A tree of the same structure, of what the function makes of each leaf's path."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: function(jax.tree_util.keystr(path, simple=True, separator="/")), params
-    )
+    return jax.tree.leaves(by_path(lambda path, _: path, params))

@@ -1,5 +1,6 @@
 """What a step of training reads and writes."""
 
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import flax.struct
@@ -89,6 +90,19 @@ def create_state(
         if scaled
         else None,
         skipped=jnp.zeros((), jnp.int32),
+    )
+
+
+def by_path(function: Callable[[str, Any], Any], tree: Tree) -> Tree:
+    """A tree of the same structure, of what the function makes of each leaf's path and value.
+
+    Example:
+        >>> by_path(lambda path, leaf: f"{path}={leaf}", {"head": {"bias": 3}})
+        {'head': {'bias': 'head/bias=3'}}
+    """
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: function(jax.tree_util.keystr(path, simple=True, separator="/"), leaf),
+        tree,
     )
 
 

@@ -2,7 +2,9 @@
 
 import functools
 from collections.abc import Callable, Iterable
+from typing import Any
 
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -13,7 +15,7 @@ from resnetjax.data.preprocess import normalize
 from resnetjax.nn.resnet import ResNet
 from resnetjax.pretrained import Variables
 from resnetjax.train.state import Tree
-from resnetjax.train.step import Batch, is_frozen
+from resnetjax.train.step import Batch
 
 
 def exact_statistics(
@@ -34,36 +36,50 @@ def exact_statistics(
         count += 1
     if total is None:
         return variables
-    averaged = jax.tree.map(lambda x: x / count, total)
-    exact = _map_norms(
-        lambda mean, square: (mean, jnp.maximum(square - lax.square(mean), 0)), averaged
+    exact = _of_norms(
+        lambda mean, square: (mean, jnp.maximum(square - lax.square(mean), 0)),
+        {name: moment / count for name, moment in total.items()},
     )
-    return {**variables, "batch_stats": {**variables["batch_stats"], **exact}}
+    return {**variables, "batch_stats": _nested({**_flat(variables["batch_stats"]), **exact})}
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _moments(model: ResNet, preprocess: Preprocess, variables: Variables, batch: Batch) -> Tree:
+def _moments(
+    model: ResNet, preprocess: Preprocess, variables: Variables, batch: Batch
+) -> dict[str, Array]:
     """Mean and mean square of a batch at every norm that is not frozen, as "mean" and "var"."""
-    stats = variables["batch_stats"]
-    moving = [name for name in stats if not is_frozen(model, name)]
-    zeros = jax.tree.map(jnp.zeros_like, {name: stats[name] for name in moving})
+    stats = _flat(variables["batch_stats"])
+    moving = stats.keys() - model.frozen_names
+    zeros = {name: jnp.zeros_like(stats[name]) for name in moving}
     _, updates = model.apply(
-        {**variables, "batch_stats": {**stats, **zeros}},
+        {**variables, "batch_stats": _nested({**stats, **zeros})},
         normalize(batch["images"], preprocess),
         train=True,
         mutable=["batch_stats"],
     )
     # From zero the running values moved by this share of the batch's.
     share = 1 - model.config.norm_decay
-    now = {
-        name: jax.tree.map(lambda moved: moved / share, updates["batch_stats"][name])
-        for name in moving
+    moved = _flat(updates.get("batch_stats", {}))
+    now = {name: moved[name] / share for name in sorted(moving)}
+    return _of_norms(lambda mean, var: (mean, var + lax.square(mean)), now)
+
+
+def _of_norms(
+    change: Callable[[Array, Array], tuple[Array, Array]], stats: dict[str, Array]
+) -> dict[str, Array]:
+    """What a function makes of each norm's mean and variance."""
+    norms = [name.removesuffix("/mean") for name in stats if name.endswith("/mean")]
+    pairs = {norm: change(stats[f"{norm}/mean"], stats[f"{norm}/var"]) for norm in norms}
+    return {
+        f"{norm}/{which}": value
+        for norm, pair in pairs.items()
+        for which, value in zip(("mean", "var"), pair, strict=True)
     }
-    return _map_norms(lambda mean, var: (mean, var + lax.square(mean)), now)
 
 
-def _map_norms(change: Callable[[Array, Array], tuple[Array, Array]], stats: Tree) -> Tree:
-    if "mean" in stats and "var" in stats:
-        mean, var = change(stats["mean"], stats["var"])
-        return {"mean": mean, "var": var}
-    return {name: _map_norms(change, below) for name, below in stats.items()}
+def _flat(tree: Tree) -> dict[str, Any]:
+    return flax.traverse_util.flatten_dict(tree, sep="/")
+
+
+def _nested(flat: dict[str, Array]) -> Tree:
+    return flax.traverse_util.unflatten_dict(flat, sep="/")

@@ -14,22 +14,28 @@ from resnetjax.data.augment import augment
 from resnetjax.data.preprocess import normalize
 from resnetjax.nn.resnet import ResNet
 from resnetjax.pretrained import Variables
-from resnetjax.train.recipe import Recipe
-from resnetjax.train.state import TrainState, Tree, first_not_finite
+from resnetjax.train.recipe import ProblemType, Recipe
+from resnetjax.train.state import TrainState, Tree, by_path, first_not_finite
 
 Batch: TypeAlias = dict[str, Array]
-"""`images` uint8[batch, height, width, channels], `labels` int32[batch], `weights` float32[batch]:
-1, or 0 for an image that could not be read and for padding."""
+"""`images` uint8[batch, height, width, channels], `labels` int32[batch] or, of several labels and of
+regressions, float32[batch, outputs], `weights` float32[batch]: 1, or 0 for an image that could not be read and for padding."""
 Metrics: TypeAlias = dict[str, Array]
 
 
-def make_model(recipe: Recipe, config: ResNetConfig, *, axis_name: str | None = None) -> ResNet:
-    """The net as a recipe trains it."""
+def make_model(
+    recipe: Recipe,
+    config: ResNetConfig,
+    *,
+    frozen: tuple[str, ...] | None = None,
+    axis_name: str | None = None,
+) -> ResNet:
+    """The net as a recipe trains it; `frozen` is the recipe's own, or what is after unfreezing."""
     return ResNet(
         config,
         dtype=jnp.dtype(recipe.precision),
         remat=recipe.model.remat,
-        frozen=recipe.model.frozen,
+        frozen=recipe.model.frozen if frozen is None else frozen,
         axis_name=axis_name,
         norm_batch=recipe.parallelism.norm_batch,
     )
@@ -42,6 +48,7 @@ def make_train_step(
     *,
     schedule: Callable[[Array], Array],
     warmup_steps: int = 0,
+    class_weights: tuple[float, ...] | None = None,
     axis_name: str | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """The step of a recipe: a pure function of state and batch, for `jax.jit` or `jax.pmap`.
@@ -55,14 +62,15 @@ def make_train_step(
         recipe: The rest.
         schedule: From `make_schedule`, for the metrics.
         warmup_steps: How long the averages only follow the parameters.
+        class_weights: The recipe's, where they are numbers, or what "balanced" amounts to.
         axis_name: The mapped axis under `pmap` or `shard_map(check_vma=False)`, on which the batch
             is split; None under `jit`, where statistics and gradients are global by themselves.
             With a model without it each device normalises by its own statistics, and the running
             ones move by their mean.
 
     Returns:
-        A function to (new state, metrics): `loss`, `accuracy`, `learning_rate`, `grad_norm`, and
-        `bad_leaf`, the index of the first leaf of `watched(state)` that is not finite, or -1.
+        A function to (new state, metrics): `loss`, `accuracy` (not of a regression; of several
+        labels, the share that is right), `learning_rate`, `grad_norm`, and `bad_leaf`, the index of the first leaf of `watched(state)` that is not finite, or -1.
     """
     parts = recipe.optimizer.accumulate
 
@@ -74,17 +82,16 @@ def make_train_step(
 
         def loss_of(params: Tree, stats: Tree, part: tuple[Array, ...], key: Array) -> Any:
             images, targets, weights = part
-            # Nothing is derived that would not be used, and the norm is that of what is trained.
-            fixed = {name: tree for name, tree in params.items() if is_frozen(model, name)}
             logits, updates = model.apply(
-                {"params": params | lax.stop_gradient(fixed), "batch_stats": stats},
+                {"params": _fixed(params, model.frozen_names), "batch_stats": stats},
                 images,
                 train=True,
                 mutable=["batch_stats"],
                 rngs={"dropout": key},
             )
-            loss = (losses(logits, targets, recipe) * weights).sum() / total
-            hits = (logits.argmax(-1) == targets.argmax(-1)) * weights
+            loss = losses(logits, targets, recipe, class_weights=class_weights)
+            loss = (loss * weights).sum() / total
+            hits = _hits(logits, targets, recipe) * weights
             stats = updates.get("batch_stats", stats)
             return loss * scale, (loss, hits.sum() / total, stats)
 
@@ -122,7 +129,7 @@ def make_train_step(
         new = _advanced(state, changed, opt_state, recipe, bad_leaf < 0, warmup_steps)
         metrics = {
             "loss": loss,
-            "accuracy": accuracy,
+            **({} if recipe.problem_type == "regression" else {"accuracy": accuracy}),
             "learning_rate": schedule(state.step),
             "grad_norm": optax.tree.norm(grads),
             "bad_leaf": bad_leaf,
@@ -143,9 +150,12 @@ def draw_keys(
     return augment_key, drop_key
 
 
-def is_frozen(model: ResNet, module: str) -> bool:
-    """Whether a module of the net ("stem", "stage1_block1", ...) belongs to a frozen part."""
-    return any(module == part or module.startswith(f"{part}_") for part in model.frozen)
+def _fixed(params: Tree, frozen: frozenset[str]) -> Tree:
+    """The same values, with no gradient to what is frozen.
+
+    Nothing is derived that would not be used, and the gradient's norm is that of what is trained.
+    """
+    return by_path(lambda name, leaf: lax.stop_gradient(leaf) if name in frozen else leaf, params)
 
 
 def vary(
@@ -167,48 +177,112 @@ def vary(
 
 
 def make_eval_step(
-    model: ResNet, preprocess: Preprocess, *, axis_name: str | None = None
+    model: ResNet,
+    preprocess: Preprocess,
+    *,
+    problem_type: ProblemType = "single_label_classification",
+    axis_name: str | None = None,
 ) -> Callable[[Variables, Batch], Metrics]:
-    """Sums over a batch: `loss` (cross-entropy), `top1`, `top5` (hits) and `examples`.
+    """Sums over a batch: `loss`, `examples`, and what `scores` makes its figures of.
 
-    A batch's `labels` may also be bool[batch, classes], all that count as right; then the loss is
-    NaN.
+    Of single labels these are `top1`, `top5` (hits) and `confusion`. A batch's `labels` may then
+    also be bool[batch, classes], all that count as right; the loss is NaN, and nothing is confused.
     """
+    sums_of = {
+        "single_label_classification": _class_sums,
+        "multi_label_classification": _label_sums,
+        "regression": _output_sums,
+    }[problem_type]
 
     def eval_step(variables: Variables, batch: Batch) -> Metrics:
         logits: Any = model.apply(variables, normalize(batch["images"], preprocess), train=False)
-        labels, weights = batch["labels"], batch["weights"]
-        _, best = lax.top_k(logits, min(5, logits.shape[-1]))
-        if labels.ndim == 2:
-            hits = jnp.take_along_axis(labels, best, axis=1)
-            loss = jnp.full(len(labels), jnp.nan)
-        else:
-            hits = best == labels[:, None]
-            loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        sums = {
-            "loss": (loss * weights).sum(),
-            "top1": (hits[:, 0] * weights).sum(),
-            "top5": (hits.any(-1) * weights).sum(),
-            "examples": weights.sum(),
-        }
+        weights = batch["weights"]
+        sums = {**sums_of(logits, batch["labels"], weights), "examples": weights.sum()}
         return _sum_over(sums, axis_name)
 
     return eval_step
 
 
+def _class_sums(logits: Array, labels: Array, weights: Array) -> Metrics:
+    classes = logits.shape[-1]
+    _, best = lax.top_k(logits, min(5, classes))
+    if labels.ndim == 2:
+        hits = jnp.take_along_axis(labels, best, axis=1)
+        counted = {"loss": (jnp.full(len(labels), jnp.nan) * weights).sum()}
+    else:
+        hits = best == labels[:, None]
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        true = jax.nn.one_hot(labels, classes) * weights[:, None]
+        found = jax.nn.one_hot(best[:, 0], classes)
+        # Whole numbers below 2**24 stay whole in a float32, whatever an accelerator multiplies in.
+        confusion = jnp.matmul(true.T, found, precision=lax.Precision.HIGHEST)
+        counted = {"loss": (loss * weights).sum(), "confusion": confusion}
+    return {
+        **counted,
+        "top1": (hits[:, 0] * weights).sum(),
+        "top5": (hits.any(-1) * weights).sum(),
+    }
+
+
+def _label_sums(logits: Array, labels: Array, weights: Array) -> Metrics:
+    found, there = logits > 0, labels > 0.5
+    loss = optax.sigmoid_binary_cross_entropy(logits, labels).mean(-1)
+    counts = {"both": found & there, "found": found, "there": there}
+    return {
+        "loss": (loss * weights).sum(),
+        "exact": ((found == there).all(-1) * weights).sum(),
+        **{name: (held * weights[:, None]).sum(0) for name, held in counts.items()},
+    }
+
+
+def _output_sums(outputs: Array, targets: Array, weights: Array) -> Metrics:
+    error = outputs - targets
+    sizes = {
+        "absolute": jnp.abs(error),
+        "squared": lax.square(error),
+        "target": targets,
+        "target_squared": lax.square(targets),
+    }
+    return {
+        "loss": (sizes["squared"].mean(-1) * weights).sum(),
+        **{name: (size * weights[:, None]).sum(0) for name, size in sizes.items()},
+    }
+
+
 def losses(
-    logits: Float[Array, "batch classes"], targets: Float[Array, "batch classes"], recipe: Recipe
+    logits: Float[Array, "batch classes"],
+    targets: Float[Array, "batch classes"],
+    recipe: Recipe,
+    *,
+    class_weights: tuple[float, ...] | None = None,
 ) -> Float[Array, " batch"]:
     """The loss of each example.
 
-    Binary cross-entropy is the mean over the classes, as `torch.nn.BCEWithLogitsLoss` takes it.
+    Binary cross-entropy is the mean over the classes, as `torch.nn.BCEWithLogitsLoss` takes it, and
+    so is the squared error over the outputs. `class_weights` multiply an example's loss, in the
+    shares of a mixed or smoothed target; of several labels, the part of the loss of those that are
+    there (`pos_weight` of `torch.nn.BCEWithLogitsLoss`).
     """
     targets = targets.astype(logits.dtype)
+    if recipe.loss == "mean_squared_error":
+        return lax.square(logits - targets).mean(-1)
+    weights = None if class_weights is None else jnp.asarray(class_weights, logits.dtype)
+    of_example = 1.0 if weights is None else targets @ weights
     if recipe.loss == "cross_entropy":
-        return optax.softmax_cross_entropy(logits, targets)
+        return optax.softmax_cross_entropy(logits, targets) * of_example
     if recipe.loss_threshold is not None:
         targets = (targets > recipe.loss_threshold).astype(logits.dtype)
-    return optax.sigmoid_binary_cross_entropy(logits, targets).mean(-1)
+    each = optax.sigmoid_binary_cross_entropy(logits, targets)
+    if recipe.problem_type == "multi_label_classification" and weights is not None:
+        there = targets * (weights[None] - 1) * jax.nn.softplus(-logits)
+        return (each + there).mean(-1)
+    return each.mean(-1) * of_example
+
+
+def _hits(logits: Array, targets: Array, recipe: Recipe) -> Array:
+    if recipe.problem_type == "single_label_classification":
+        return (logits.argmax(-1) == targets.argmax(-1)).astype(jnp.float32)
+    return ((logits > 0) == (targets > 0.5)).mean(-1)
 
 
 def _advanced(

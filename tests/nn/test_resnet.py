@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
+from flax import linen as nn
 from flax import nnx
 
 from resnetjax.config import ResNetConfig
@@ -175,6 +177,57 @@ def test_frozen_parts_keep_their_statistics_to_the_bit_while_others_move(frozen)
             assert all(jax.tree.leaves(changed)), part
 
 
+FREEZING = {
+    ("*norm1",): {"stem/norm1", "stage1_block1/norm1", "stage2_block1/norm1"},
+    ("stage?_block1/norm*",): {f"stage{i}_block1/norm{j}" for i in (1, 2) for j in (1, 2)},
+    ("up to stage1",): {"stem/norm1", "stage1_block1/norm1", "stage1_block1/norm2"},
+    ("up to stage1_block1", "*/shortcut"): {
+        "stem/norm1",
+        "stage1_block1/norm1",
+        "stage1_block1/norm2",
+        "stage2_block1/shortcut/norm",
+    },
+    ("*/mean",): {
+        "stem/norm1",
+        *(f"stage{i}_block1/norm{j}" for i in (1, 2) for j in (1, 2)),
+        "stage2_block1/shortcut/norm",
+    },
+    ("*/kernel", "head"): set(),
+}
+
+
+@pytest.mark.parametrize("frozen", FREEZING, ids=", ".join)
+def test_patterns_freeze_the_norms_whose_statistics_they_match_and_no_others(frozen):
+    variables = random_variables(net())
+    _, moved = train(ResNet(net(), frozen=frozen), variables, IMAGES)
+    before = flax.traverse_util.flatten_dict(variables["batch_stats"], sep="/")
+    after = flax.traverse_util.flatten_dict(moved, sep="/")
+    still = {name for name, values in before.items() if (after[name] == values).all()}
+    assert still == {f"{norm}/{which}" for norm in FREEZING[frozen] for which in ("mean", "var")}
+
+
+def test_a_frozen_net_inside_another_module_is_frozen_there_too():
+    class Tagger(nn.Module):
+        backbone: ResNet
+
+        @nn.compact
+        def __call__(self, images, *, train=False):
+            return nn.Dense(2)(self.backbone(images, train=train))
+
+    config = net(num_classes=0)
+    tagger = Tagger(ResNet(config, frozen=("up to stage1", "stage2_block1/norm1")))
+    variables = jax.jit(tagger.init)(jax.random.key(0), IMAGES)
+    run = jax.jit(functools.partial(tagger.apply, train=True, mutable=["batch_stats"]))
+    _, updates = run(variables, IMAGES)
+    before, after = variables["batch_stats"]["backbone"], updates["batch_stats"]["backbone"]
+    for part in ("stem", "stage1_block1"):
+        assert_same(after[part], before[part])
+    assert_same(after["stage2_block1"]["norm1"], before["stage2_block1"]["norm1"])
+    assert (
+        after["stage2_block1"]["norm2"]["mean"] != before["stage2_block1"]["norm2"]["mean"]
+    ).all()
+
+
 def test_frozen_parts_use_their_running_statistics():
     model = ResNet(net(), frozen=("stem", "stage1"))
     variables = random_variables(net())
@@ -192,9 +245,12 @@ def test_a_net_frozen_throughout_trains_as_it_evaluates_and_drops_nothing():
     assert_same(moved, variables["batch_stats"])
 
 
-@pytest.mark.parametrize("name", ["stage3", "layer1", "head", "stem_conv", "norm"])
-def test_a_part_that_cannot_be_frozen_is_refused_with_those_that_can(name):
-    with pytest.raises(ConfigError, match=rf"frozen=\['{name}'\].* use stem, stage1, stage2(\n|$)"):
+@pytest.mark.parametrize(
+    "name", ["stage3", "layer1", "stem_conv", "norm", "up to norm", "*/gamma", "up to */norm1", ""]
+)
+def test_what_the_net_lacks_cannot_be_frozen_and_the_refusal_lists_its_modules(name):
+    modules = "head, stage1_block1, stage2_block1, stem"
+    with pytest.raises(ConfigError, match=rf"frozen=\['{re.escape(name)}'\].* has {modules}(\n|$)"):
         ResNet(net(), frozen=("stem", name)).apply(random_variables(net()), IMAGES)
 
 
