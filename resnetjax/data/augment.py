@@ -57,8 +57,8 @@ def augment(
     Args:
         key: Of the step, from `jax.random.key`.
         images: Cropped and flipped, red first.
-        labels: Classes from 0 on; -1 gives a target that is no class (before smoothing, zeros). Rows
-            are targets as they are.
+        labels: Classes from 0 on; -1 gives a target that is no class (before smoothing, zeros).
+            Rows are targets as they are.
         augmentation: What to do; its crop, flip and repeats were the host's.
         preprocess: How images are normalised.
         num_classes: Width of the targets.

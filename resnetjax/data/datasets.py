@@ -17,6 +17,7 @@ from resnetjax.data.readers.npz_files import npz_splits
 from resnetjax.data.readers.parquet_files import parquet_splits
 from resnetjax.data.readers.record_containers import is_tfrecord
 from resnetjax.data.readers.record_files import INFO, is_record_file, plain_splits, tfds_splits
+from resnetjax.data.readers.table import TABLE, Table, has_table
 from resnetjax.data.readers.webdataset import WebDataset, expand_braces
 from resnetjax.errors import UnsupportedFile
 
@@ -26,7 +27,8 @@ DIGITS = "digits"
 _LOOKED_FOR = f"""\
 a folder for each class, with or without folders such as train and val above them;
 {TARS["train"]} or {TARS["val"]}; WebDataset's *.tar; {INFO} of TensorFlow Datasets;
-*.tfrecord* or *.array_record*; *.parquet; a file *.npz; the name {DIGITS!r}"""
+*.tfrecord* or *.array_record*; *.parquet; a file *.npz; {TABLE} beside the images, with a row of
+values each; the name {DIGITS!r}"""
 
 _Openers = Mapping[str, Callable[[], Dataset]]
 
@@ -128,6 +130,10 @@ def _of_folder(root: Path, cache: Path | None) -> _Openers:
         return {word: (lambda f=f: WebDataset(f, cache=cache)) for word, f in groups.items()}
     if found := [path for path in files if is_record_file(path)] or _unnamed_records(files):
         return plain_splits(found, cache=cache)
+    if has_table(root):
+        return {"": lambda: Table(root)}
+    if tables := [name for name in folders if has_table(root / name)]:
+        return {name: (lambda name=name: Table(root / name)) for name in tables}
     return _class_folders(root, files, folders)
 
 

@@ -39,14 +39,14 @@ class HostBatch:
 
     Attributes:
         images: Red first.
-        labels: Indices of classes.
+        labels: Indices of classes, or rows of values.
         weights: 1, or 0 for an image that could not be read (its pixels are zero) and for padding.
         indices: Of the examples, in the data set; -1 for padding.
         bad: What could not be read, as "name: reason".
     """
 
     images: UInt8[np.ndarray, "rows height width channels"]
-    labels: Int32[np.ndarray, " rows"]
+    labels: Int32[np.ndarray, " rows"] | Float32[np.ndarray, "rows outputs"]
     weights: Float32[np.ndarray, " rows"]
     indices: Int64[np.ndarray, " rows"]
     bad: tuple[str, ...] = ()
@@ -120,6 +120,7 @@ class Reader:
         augmentation: Training's transform; None for evaluation.
         edge_px: Edge of training images.
         seed: Of boxes and flips.
+        outputs: Values that the data set has for each image; 0 where it has a class.
     """
 
     dataset: Dataset
@@ -127,6 +128,7 @@ class Reader:
     augmentation: Augmentation | None = None
     edge_px: int = 0
     seed: int = 0
+    outputs: int = 0
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -138,7 +140,9 @@ class Reader:
         """A batch of the examples `indices` whose images are still to be read."""
         return HostBatch(
             images=np.empty((len(indices), *self.shape), np.uint8),
-            labels=np.zeros(len(indices), np.int32),
+            labels=np.zeros((len(indices), self.outputs), np.float32)
+            if self.outputs
+            else np.zeros(len(indices), np.int32),
             weights=np.zeros(len(indices), np.float32),
             indices=np.asarray(indices, np.int64),
         )

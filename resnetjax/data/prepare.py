@@ -130,6 +130,10 @@ def prepare(
                             raise result
                         skipped.append(str(result))
                         continue
+                    if not isinstance(result.example.label, int):
+                        raise UnsupportedFile(
+                            f"{source}: rows of values are not written, classes are"
+                        )
                     channels.add(result.channels)
                     file_name = result.example.name.rsplit("/", 1)[-1]
                     writer.write(

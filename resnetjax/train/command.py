@@ -1,7 +1,8 @@
 """`resnetjax train` and `resnetjax evaluate`, from their arguments to their last lines."""
 
+import dataclasses
+import functools
 import json
-import math
 import os
 import sys
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from resnetjax.train.recipe import Recipe, read_recipe
 from resnetjax.train.run_folder import RunFolder
 from resnetjax.train.setup import Setup
 from resnetjax.train.sharding import join_processes
+from resnetjax.train.transfer import starting_from
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +31,10 @@ class TrainArguments:
     """Train a net as a recipe says; in a folder that holds the run already, go on with it.
 
     Attributes:
-        workdir: Folder of the run.
+        workdir: Folder of the run; runs/NAME by default, after the recipe's file.
+        model: Start from this pretrained net, with its architecture, preprocessing and image size:
+            anything that `resnetjax.load` reads. Other flags go before what it says.
+        data: The images; the same as --data.path.
         dry_run: Print sizes and memory, draw the first batch, and train nothing.
         allow_changes: Go on in a folder whose run had another recipe.
         profile: Write a trace of ten steps into the folder.
@@ -41,6 +46,8 @@ class TrainArguments:
     """
 
     workdir: Path
+    model: str | None = None
+    data: str | None = None
     dry_run: bool = False
     allow_changes: bool = False
     profile: bool = False
@@ -61,15 +68,23 @@ def train_command(arguments: Sequence[str], *, prog: str) -> int:
     path = None if arguments[0].startswith("-") else arguments.pop(0)
     if path is None and not {"-h", "--help"} & set(arguments):
         raise ConfigError(f"name a recipe before all flags: {prog} configs/NAME.py --workdir DIR")
-    chosen = tyro.cli(
+    recipe = read_recipe(path) if path else Recipe()
+    parse = functools.partial(
+        tyro.cli,
         TrainArguments,
         prog=f"{prog} {path or 'RECIPE.py'}",
         args=arguments,
-        default=TrainArguments(
-            workdir=tyro.MISSING, recipe=read_recipe(path) if path else Recipe()
-        ),
         config=(tyro.conf.FlagCreatePairsOff,),
     )
+    defaults = TrainArguments(workdir=Path("runs") / Path(path or "recipe").stem, recipe=recipe)
+    chosen = parse(default=defaults)
+    if chosen.model is not None:  # what it says are defaults for the other flags
+        recipe = starting_from(recipe, chosen.model)
+        chosen = parse(default=dataclasses.replace(defaults, recipe=recipe))
+    if chosen.data is not None:
+        data = dataclasses.replace(chosen.recipe.data, path=chosen.data)
+        recipe = dataclasses.replace(chosen.recipe, data=data)
+        chosen = dataclasses.replace(chosen, recipe=recipe)
     join_processes(
         coordinator=chosen.coordinator, processes=chosen.processes, process=chosen.process
     )
@@ -141,8 +156,8 @@ def evaluate_command(arguments: Sequence[str], *, prog: str) -> int:
     for line in score.bad:
         print(f"resnetjax: error: {line}", file=sys.stderr)
     if chosen.json:
-        facts = vars(score) | {"loss": None if math.isnan(score.loss) else score.loss}
-        print(json.dumps({"model": chosen.model, "data": chosen.data, **facts}, indent=1))
+        facts = {"model": chosen.model, "data": chosen.data, **score.to_json()}
+        print(json.dumps(facts, indent=1))
     else:
-        print(f"top-1 {score.top1:.3%}, top-5 {score.top5:.3%} of {score.examples:,} images")
+        print(f"{score.text} of {score.examples:,} images")
     return 2 if score.bad else 0

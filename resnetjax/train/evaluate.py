@@ -13,30 +13,14 @@ import numpy as np
 from jax.sharding import Mesh
 
 from resnetjax.data.datasets import Dataset, Example
+from resnetjax.data.held_out import outputs_of
 from resnetjax.data.loader import HostBatch, Loader, Reader
 from resnetjax.errors import ConfigError
 from resnetjax.pretrained import Pretrained, Variables
+from resnetjax.train.recipe import ProblemType
+from resnetjax.train.scores import Score, make_details
 from resnetjax.train.sharding import batch_sharding, local_rows, make_mesh, place_batch, replicated
 from resnetjax.train.step import Batch, Metrics, make_eval_step
-
-
-@dataclass(frozen=True, kw_only=True)
-class Score:
-    """What a net scored.
-
-    Attributes:
-        top1: Share of the examples whose likeliest class is right.
-        top5: Share of those that have the right one among the likeliest five.
-        loss: Mean cross-entropy; NaN where an example has several right labels.
-        examples: How many counted; unreadable ones and those without a label do not.
-        bad: What could not be read on this host, as "name: reason".
-    """
-
-    top1: float
-    top5: float
-    loss: float
-    examples: int
-    bad: tuple[str, ...] = ()
 
 
 class Evaluator:
@@ -75,23 +59,29 @@ class Evaluator:
         self, variables: Variables, *, progress: Callable[[int], None] | None = None
     ) -> Score:
         """The score; `progress` is told how many examples were read."""
-        sums: list[Metrics] = []
+        waiting: collections.deque[Metrics] = collections.deque()
+        total: dict[str, np.ndarray] = {}
         bad: list[str] = []
-        for batch in self._read():
+
+        def add() -> None:
+            for name, value in jax.device_get(waiting.popleft()).items():
+                total[name] = total.get(name, 0) + np.asarray(value, np.float64)
+
+        for count, batch in enumerate(self._read(), 1):
             bad += batch.bad
-            sums.append(self._step(variables, self._placed(batch)))
-            if len(sums) > 2:
-                jax.block_until_ready(sums[-3])  # no more batches on the device than these
+            waiting.append(self._step(variables, self._placed(batch)))
+            if len(waiting) > 2:
+                add()  # no more batches on the device than these
             if progress:
-                progress(min(len(sums) * self._batch_size, len(self._loader.reader.dataset)))
-        host = jax.device_get(sums)
-        total = {name: float(sum(np.float64(one[name]) for one in host)) for name in host[0]}
-        examples = total["examples"]
+                progress(min(count * self._batch_size, len(self._loader.reader.dataset)))
+        while waiting:
+            add()
+        count = max(float(total["examples"]), 1)
         return Score(
-            top1=total["top1"] / max(examples, 1),
-            top5=total["top5"] / max(examples, 1),
-            loss=total["loss"] / max(examples, 1),
-            examples=int(examples),
+            **{name: float(total[name] / count) for name in ("top1", "top5") if name in total},
+            loss=float(total["loss"] / count),
+            examples=int(total["examples"]),
+            details=make_details(total),
             bad=tuple(bad),
         )
 
@@ -150,8 +140,10 @@ def evaluate_pretrained(
 ) -> Score:
     """Scores a net, with its own preprocessing, on all devices.
 
-    The data set's classes are matched with the net's labels: by WordNet id, by name, by number
-    (folders called 0 to 999, as in ImageNet-V2), or, where neither has any names, by index.
+    Where the data gives each image a row of values, the net's outputs are those of several labels,
+    or, where its labels' activation is "none", of a regression; they go by their order.
+    Otherwise the data set's classes are matched with the net's labels: by WordNet id, by name, by
+    number (folders called 0 to 999, as in ImageNet-V2), or, where neither has any names, by index.
 
     Args:
         pretrained: The net.
@@ -166,16 +158,25 @@ def evaluate_pretrained(
     """
     if not pretrained.config.num_classes:
         raise ConfigError("the net has no head (num_classes=0): load it with num_classes=")
-    outputs = match_classes(dataset.class_names, pretrained)
+    rows = outputs_of(dataset)
+    known = pretrained.labels
+    regression = known is not None and known.activation == "none"
+    of_rows: ProblemType = "regression" if regression else "multi_label_classification"
+    if rows and rows != pretrained.config.num_classes:
+        raise ConfigError(
+            f"the data has {rows} values an image, the net {pretrained.config.num_classes} outputs"
+        )
+    outputs = () if rows else match_classes(dataset.class_names, pretrained)
     if labels is not None:
         dataset, labels = _Numbered(dataset, len(labels)), _reordered(labels, outputs, pretrained)
     else:
         dataset = _Relabelled(dataset, outputs)
-    reader = Reader(dataset=dataset, preprocess=pretrained.preprocess)
+    reader = Reader(dataset=dataset, preprocess=pretrained.preprocess, outputs=rows)
+    problem: dict[str, ProblemType] = {"problem_type": of_rows} if rows else {}
     mesh = make_mesh()
     with Loader(reader, workers=workers) as loader:
         evaluator = Evaluator(
-            make_eval_step(pretrained.model, pretrained.preprocess),
+            make_eval_step(pretrained.model, pretrained.preprocess, **problem),
             loader,
             mesh,
             batch_size=batch_size,
@@ -227,7 +228,9 @@ class _Relabelled:
 
     def __getitem__(self, index: int) -> Example:
         example = self.dataset[index]
-        return replace(example, label=self.outputs[example.label]) if self.outputs else example
+        if not self.outputs:
+            return example
+        return replace(example, label=self.outputs[int(example.label)])
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,6 @@ import contextlib
 import functools
 import hashlib
 import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,13 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 
 from resnetjax import saving
 from resnetjax.errors import DataCorrupt, MissingExtra, NonFinite, SaveFailed
 from resnetjax.train.checkpoint import Checkpoints, state_digest
-from resnetjax.train.evaluate import Score
 from resnetjax.train.processes import together
 from resnetjax.train.recipe import Recipe
 from resnetjax.train.report import (
@@ -32,8 +27,10 @@ from resnetjax.train.report import (
     scalars,
 )
 from resnetjax.train.run_folder import RunFolder
+from resnetjax.train.scores import Score
 from resnetjax.train.setup import Setup
 from resnetjax.train.sharding import gather, place_state
+from resnetjax.train.signals import StopSignals
 from resnetjax.train.state import TrainState, watched
 
 _STOP_EVERY = 10  # steps between which several processes ask each other for signals
@@ -62,55 +59,6 @@ class Outcome:
     spent: Spent
 
 
-class StopSignals:
-    """SIGTERM and SIGINT are noted, for the run to end in good order; a second one ends it at once.
-
-    Attributes:
-        received: The first, or None.
-    """
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-        self._stack = contextlib.ExitStack()
-
-    def __enter__(self) -> "StopSignals":
-        if threading.current_thread() is not threading.main_thread():
-            return self
-        # Python runs handlers in the main thread, and only between its own instructions: a second
-        # signal would have to wait for XLA to finish compiling. A thread does not.
-        told, tell = os.pipe()
-        os.set_blocking(tell, False)
-        thread = threading.Thread(target=self._watch, args=(told,), daemon=True)
-        thread.start()
-        self._stack.callback(thread.join)
-        self._stack.callback(os.close, tell)
-        self._stack.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(tell))
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._stack.callback(signal.signal, number, signal.signal(number, _do_nothing))
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    def _watch(self, told: int) -> None:
-        while number := os.read(told, 1):
-            if number[0] in (signal.SIGTERM, signal.SIGINT):
-                if self.received is not None:
-                    os._exit(128 + number[0])
-                self.received = number[0]
-        os.close(told)
-
-    def agreed(self) -> int | None:
-        """The signal that any process received; all must ask at the same point."""
-        if jax.process_count() == 1:
-            return self.received
-        return int(multihost_utils.process_allgather(np.int32(self.received or 0)).max()) or None
-
-
-def _do_nothing(*_: object) -> None:
-    pass
-
-
 def train(
     recipe: Recipe,
     workdir: str | os.PathLike[str],
@@ -126,7 +74,8 @@ def train(
 
     Args:
         recipe: What to do.
-        workdir: Gets checkpoints, `metrics.jsonl`, the best and the latest model, `curves.png`.
+        workdir: Gets checkpoints, `metrics.jsonl`, the best and the latest model, a report of the
+            best class by class, `curves.png` and `confusion.png`.
         allow_changes: Go on in a folder whose run had another recipe.
         profile: Write a trace of some steps into the folder.
         tensorboard: Write TensorBoard's files into the folder too.
@@ -172,7 +121,7 @@ class _Run:
         self.state: TrainState
         self.step = self.started = 0
         self.metrics: Mapping[str, Any] = {}
-        self.facts: dict[str, Any] = {"evaluated": 0, "best_top1": -1.0, "bad": 0}
+        self.facts: dict[str, Any] = {"evaluated": 0, "best": None, "since_best": 0, "bad": 0}
         self.score: Score | None = None
         self.scored: set[int] = set()
         self.stopped: int | None = None
@@ -215,17 +164,29 @@ class _Run:
             self._save()
         self._save_safely(self.checkpoints.wait)
 
+    @property
+    def exhausted(self) -> bool:
+        """Whether the net has been none the better for too long; a checkpoint tells it too."""
+        patience = self.recipe.evaluation.patience
+        return patience is not None and self.facts["since_best"] >= patience
+
+    @property
+    def finished(self) -> bool:
+        return self.step >= self.setup.total_steps or self.exhausted
+
     def finish(self) -> Outcome:
-        finished = self.step >= self.setup.total_steps
         digest = state_digest(self.state)
-        if finished and self.first:
+        if self.finished and self.first:
             try:
                 draw_curves(self.folder.metrics, self.folder.curves)
+                self.folder.draw_report()
             except MissingExtra as error:
-                self.progress.say(f"no curves.png: {error}")
+                self.progress.say(f"no pictures: {error}")
+            for line in self.folder.report_lines():
+                self.progress.say(line)
         return Outcome(
             step=self.step,
-            finished=finished,
+            finished=self.finished,
             score=self.score,
             digest=digest,
             signal=self.stopped,
@@ -243,10 +204,10 @@ class _Run:
         batches = setup.batches(self.step)
         placed, bad = next(batches, ({}, ()))
         pending: collections.deque[tuple[int, Any, tuple[str, ...]]] = collections.deque()
-        while self.step < setup.total_steps and not self.stopped:
+        while not self.finished and not self.stopped:
             begun = time.perf_counter()
             self._profile()
-            self.state, metrics = setup.train_step(self.state, placed)
+            self.state, metrics = setup.train_step_at(self.step)(self.state, placed)
             self.step += 1
             pending.append((self.step, metrics, bad))
             dispatched = time.perf_counter()
@@ -328,26 +289,32 @@ class _Run:
             self.stopped = self.signals.agreed()
             return
         self.score = score
+        quality = next(iter(score.figures.values()))
+        better = self.facts["best"] is None or quality > self.facts["best"]
         self._note_bad(score.bad, count=len(score.bad), of=len(self.setup.test_data))
         self.facts["evaluated"] = self.step
-        line = {"step": self.step, "top1": score.top1, "top5": score.top5}
+        line = {"step": self.step, **score.figures}
         if (
             self.step not in self.scored
         ):  # it may be there, of a run that was killed before it saved
             self.log.write({**line, "test_loss": score.loss, "examples": score.examples})
         if self.scalars:
-            self.scalars(self.step, {f"test_{name}": line[name] for name in ("top1", "top5")})
+            self.scalars(self.step, {f"test_{name}": v for name, v in score.figures.items()})
         self.progress.say(
             f"epoch {self.step / self.setup.order.steps_per_epoch:g} · step {self.step} · "
-            f"test top-1 {score.top1:.2%}, top-5 {score.top5:.2%} of {score.examples:,}"
+            f"test {score.text} of {score.examples:,}"
         )
         variables = gather(variables)
         if self.first:
             pretrained = self.setup.pretrained(variables)
             saving.save(pretrained, self.folder.model("latest"))
-            if score.top1 > self.facts["best_top1"]:
+            if better:
                 saving.save(pretrained, self.folder.model("best"))
-        self.facts["best_top1"] = max(score.top1, self.facts["best_top1"])
+                self.folder.note_report(self.setup.report(score, step=self.step))
+        self.facts["best"] = quality if better else self.facts["best"]
+        self.facts["since_best"] = 0 if better else self.facts["since_best"] + 1
+        if self.exhausted:
+            self.progress.say(f"no better for {self.facts['since_best']} evaluations: it ends here")
 
     def _save(self) -> None:
         self.log.flush()

@@ -109,7 +109,9 @@ def _finite(value: Any) -> Any:
 def read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The lines of steps and those of evaluations."""
     lines = _lines(path)
-    return [line for line in lines if "loss" in line], [line for line in lines if "top1" in line]
+    return [line for line in lines if "loss" in line], [
+        line for line in lines if "test_loss" in line
+    ]
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
@@ -206,8 +208,10 @@ class Progress:
         """
         where = (
             f"epoch {step / self._epoch:.2f}/{self._total / self._epoch:.4g} · step {step} · "
-            f"loss {metrics['loss']:.4g} · top-1 {metrics['accuracy']:.1%}"
+            f"loss {metrics['loss']:.4g}"
         )
+        if "accuracy" in metrics:
+            where += f" · top-1 {metrics['accuracy']:.1%}"
         if not spent.steps:
             return (where,)
         per_step = spent.seconds / spent.steps or 1e-9
@@ -310,21 +314,32 @@ def draw_curves(log: Path, path: Path) -> None:
     rate = loss.twinx()
     rate.plot(at, [line["learning_rate"] for line in steps], ":", color="gray", linewidth=1)
     rate.set(ylabel="learning rate (dotted)")
-    accuracy.plot(at, [100 * v for v in _smoothed([line["accuracy"] for line in steps])],
-                  color="tab:blue", label="training, with augmentation")  # fmt: skip
+    figure_of = next((name for name in _FIGURES if evaluations and name in evaluations[0]), "top1")
+    title, factor = _FIGURES[figure_of]
+    if steps and "accuracy" in steps[0]:
+        right = _smoothed([line["accuracy"] for line in steps])
+        accuracy.plot(at, [factor * share for share in right],
+                      color="tab:blue", label="training, with augmentation")  # fmt: skip
     accuracy.plot(
         [line["step"] for line in evaluations],
-        [100 * line["top1"] for line in evaluations],
+        [factor * line[figure_of] for line in evaluations],
         "o-",
         color="tab:orange",
         label="test",
         markersize=3,
     )
-    accuracy.set(xlabel="step", ylabel="top-1 accuracy in %", title="Accuracy")
+    accuracy.set(xlabel="step", ylabel=title, title=title.split(" in ")[0].capitalize())
     for axes in (loss, accuracy):
         axes.grid(alpha=0.3)
         axes.legend()
     figure.savefig(path, dpi=120)
+
+
+_FIGURES = {
+    "top1": ("top-1 accuracy in %", 100),
+    "macro_f1": ("F1, mean over the labels", 1),
+    "r2": ("R2, mean over the outputs", 1),
+}
 
 
 def _smoothed(values: list[float]) -> list[float]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from resnetjax.errors import ConfigError, CorruptFile
+from resnetjax.train import scores
 from resnetjax.train.recipe import Recipe
 
 
@@ -46,6 +47,16 @@ class RunFolder:
         """A line for each image that could not be read."""
         return self.root / "bad_images.txt"
 
+    @property
+    def report(self) -> Path:
+        """How the best model scored, class by class."""
+        return self.root / "report.json"
+
+    @property
+    def confusion(self) -> Path:
+        """The classes that it took for others, drawn."""
+        return self.root / "confusion.png"
+
     def model(self, which: str) -> Path:
         """The native form of the "best" or the "latest" model; `resnetjax.load` reads it."""
         return self.root / which
@@ -79,9 +90,31 @@ class RunFolder:
                 )
         self.root.mkdir(parents=True, exist_ok=True)
         text = json.dumps({"recipe": recipe.to_json(), "data": dict(facts)}, indent=1)
-        partial = path.with_suffix(".partial")
-        partial.write_text(f"{text}\n")
-        os.replace(partial, path)
+        _replace(path, f"{text}\n")
+
+    def note_report(self, report: Mapping[str, Any]) -> None:
+        """Writes how the best model scored, as JSON and as a table of its classes."""
+        _replace(self.report, f"{json.dumps(report)}\n")
+        lines = scores.table(report["classes"])
+        _replace(self.report.with_suffix(".txt"), "\n".join((*lines, "")))
+
+    def draw_report(self) -> None:
+        """Draws `confusion.png`, where the classes of a report can be confused.
+
+        Raises:
+            MissingExtra: matplotlib is not installed.
+        """
+        report = json.loads(self.report.read_text()) if self.report.exists() else {}
+        if "confusion" in report:
+            names = [row["name"] for row in report["classes"]]
+            scores.draw_confusion(report["confusion"], names, self.confusion)
+
+    def report_lines(self) -> list[str]:
+        """The table of a report, and where it is; of many classes only the latter."""
+        table = self.report.with_suffix(".txt")
+        lines = table.read_text().splitlines() if table.exists() else []
+        shown = lines if len(lines) <= _SHOWN_LINES else []
+        return [*shown, f"class by class: {table}"] if lines else []
 
     def note_bad(self, lines: Iterable[str]) -> None:
         """Lists images that could not be read, each once."""
@@ -92,6 +125,15 @@ class RunFolder:
         if new:
             with self.bad_images.open("a") as file:
                 file.writelines(f"{line}\n" for line in new)
+
+
+_SHOWN_LINES = 50
+
+
+def _replace(path: Path, text: str) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text(text)
+    os.replace(partial, path)
 
 
 def _one_line(text: str) -> str:

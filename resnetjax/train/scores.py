@@ -47,7 +47,7 @@ class Score:
     def text(self) -> str:
         """The figures in words."""
         if not math.isnan(self.top1):
-            return f"top-1 {self.top1:.2%}, top-5 {self.top5:.2%}"
+            return f"top-1 {self.top1:.3%}, top-5 {self.top5:.3%}"
         return ", ".join(f"{name} {value:.4f}" for name, value in self.figures.items())
 
     def to_json(self) -> dict[str, Any]:
@@ -199,10 +199,10 @@ def to_json(score: Score, names: Names) -> dict[str, Any]:
 
 
 def table(classes: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The lines of a table of rows as `Details.rows` gives them.
+    r"""The lines of a table of rows as `Details.rows` gives them.
 
     Example:
-        >>> print("\\n".join(table([{"name": "cat", "recall": 0.75, "support": 4}])))
+        >>> print("\n".join(table([{"name": "cat", "recall": 0.75, "support": 4}])))
         name  recall  support
         cat    0.750        4
     """

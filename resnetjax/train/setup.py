@@ -2,15 +2,16 @@
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Self
 
 import jax
 import numpy as np
 
 from resnetjax import zoo
-from resnetjax.config import Labels
-from resnetjax.data.datasets import Dataset, open_dataset
+from resnetjax.config import Labels, OutputActivation
+from resnetjax.data.datasets import Dataset
+from resnetjax.data.held_out import open_both
 from resnetjax.data.loader import Loader, Order, Reader
 from resnetjax.errors import ConfigError
 from resnetjax.measure import flops
@@ -18,9 +19,12 @@ from resnetjax.nn.resnet import ResNet
 from resnetjax.plan import plan
 from resnetjax.pretrained import Pretrained, Source, Variables
 from resnetjax.train.evaluate import Evaluator
+from resnetjax.train.groups import frozen_at, unfreezing_step
+from resnetjax.train.labels import class_names, class_weights, output_count
 from resnetjax.train.optimizer import make_optimizer, make_schedule, total_steps
-from resnetjax.train.recipe import Recipe
+from resnetjax.train.recipe import Loss, Recipe
 from resnetjax.train.report import Progress, peak_flops
+from resnetjax.train.scores import Score, to_json
 from resnetjax.train.sharding import (
     batch_sharding,
     local_rows,
@@ -32,7 +36,8 @@ from resnetjax.train.sharding import (
 )
 from resnetjax.train.state import TrainState, create_state
 from resnetjax.train.statistics import exact_statistics
-from resnetjax.train.step import Batch, make_eval_step, make_model, make_train_step
+from resnetjax.train.step import Batch, Metrics, make_eval_step, make_model, make_train_step
+from resnetjax.train.transfer import initial_variables
 
 
 class Setup:
@@ -45,12 +50,15 @@ class Setup:
         mesh: All devices.
         train_data: Examples to train on.
         test_data: Examples to evaluate on.
+        class_names: Of the data's classes, or of the columns of its rows.
+        outputs: Values that the data has for each image; 0 where it has a class.
+        start: The pretrained net that the run starts from, or None.
         order: Which examples each step sees.
         rows: Of each global batch, those of this process.
         total_steps: Of the run.
         state_shapes: Of the state, without values.
         state_shardings: Where its arrays lie.
-        train_step: Compiled at its first call; overwrites the state that it is given.
+        train_step: The first; compiled at its first call, overwrites the state that it is given.
         evaluator: Scores variables on the test data.
 
     Raises:
@@ -63,9 +71,15 @@ class Setup:
             raise ConfigError("precision='float64' is not allowed here: set JAX_ENABLE_X64=1")
         if not recipe.data.path:
             raise ConfigError("data.path is not given: name the images, as --data.path FOLDER")
-        self.train_data = open_dataset(recipe.data.path, split=recipe.data.train_split)
-        self.test_data = open_dataset(recipe.data.path, split=recipe.data.test_split)
-        self.class_names = _class_names(self.train_data, self.test_data, recipe)
+        self.train_data, self.test_data = open_both(
+            recipe.data.path,
+            train_split=recipe.data.train_split,
+            test_split=recipe.data.test_split,
+            held_out=recipe.data.held_out,
+            seed=recipe.seed,
+        )
+        self.outputs = output_count(self.train_data, self.test_data, recipe)
+        self.class_names = class_names(self.train_data, self.test_data, recipe)
         self.config = recipe.model.resolve(num_classes=len(self.class_names))
         _check_channels(recipe, self.config.in_channels)
         self.mesh = make_mesh(model=recipe.parallelism.model)
@@ -77,6 +91,7 @@ class Setup:
         if not self.total_steps:
             raise ConfigError(f"epochs={recipe.epochs} is not allowed: that is no step at all")
         self.model = make_model(recipe, self.config)
+        self.start = zoo.load(recipe.model.weights) if recipe.model.weights else None
         self._build_steps()
         self._stack = contextlib.ExitStack()
 
@@ -84,7 +99,9 @@ class Setup:
         self._train_loader = self._stack.enter_context(self._loader(self.train_data, train=True))
         test_loader = self._stack.enter_context(self._loader(self.test_data, train=False))
         self.evaluator = Evaluator(
-            make_eval_step(self.model, self.recipe.preprocess),
+            make_eval_step(
+                self.model, self.recipe.preprocess, problem_type=self.recipe.problem_type
+            ),
             test_loader,
             self.mesh,
             batch_size=self.recipe.evaluation.batch_size or self.recipe.batch_size,
@@ -101,6 +118,7 @@ class Setup:
             "training examples": len(self.train_data),
             "test examples": len(self.test_data),
             "classes": len(self.class_names) or self.config.num_classes,
+            **({"initial weights": self.start.source.sha256} if self.start else {}),
         }
 
     def evaluates_at(self, step: int) -> bool:
@@ -116,10 +134,20 @@ class Setup:
 
     def fresh_state(self) -> TrainState:
         """The state before the first step."""
-        _, variables = zoo.create(self.config, rng=self.recipe.seed)
+        variables = initial_variables(
+            self.config,
+            self.start,
+            keep_head=self.recipe.model.keep_head,
+            seed=self.recipe.seed,
+        )
         optimizer = self._optimizer
         state = create_state(jax.tree.map(self._as_parameter, variables), optimizer, self.recipe)
         return place_state(jax.device_get(state), self.state_shardings)
+
+    def train_step_at(self, step: int) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+        """What is called at a step: `train_step`, or another once parts are unfrozen."""
+        frozen = frozen_at(self.recipe, step, steps_per_epoch=self.order.steps_per_epoch)
+        return self._train_steps[frozen]
 
     def batches(self, start: int) -> Iterator[tuple[Batch, tuple[str, ...]]]:
         """From step `start` to the end: batches on the devices, and what could not be read."""
@@ -143,19 +171,30 @@ class Setup:
         placed = (
             place_batch(self.mesh, self.rows, batch, self.recipe.batch_size) for batch in batches
         )
-        return exact_statistics(self.model, variables, placed, self.recipe.preprocess)
+        frozen = frozen_at(
+            self.recipe, max(0, step - 1), steps_per_epoch=self.order.steps_per_epoch
+        )
+        model = self.model.clone(frozen=frozen)
+        return exact_statistics(model, variables, placed, self.recipe.preprocess)
 
     def pretrained(self, variables: Variables) -> Pretrained:
         """A trained net, as it is kept."""
-        activation = "softmax" if self.recipe.loss == "cross_entropy" else "sigmoid"
+        activation = _ACTIVATIONS[self.recipe.loss]
+        given = None if self.recipe.model.config else self.recipe.model.arch
+        source = self.start.source if self.start else Source(arch=given)
         named = len(self.class_names) == self.config.num_classes
         return Pretrained(
             model=ResNet(self.config),
             variables={kind: tree for kind, tree in variables.items() if tree},
             preprocess=self.recipe.preprocess,
             labels=Labels(names=self.class_names, activation=activation) if named else None,
-            source=Source(arch=None if self.recipe.model.config else self.recipe.model.arch),
+            source=Source(arch=source.arch, licence=source.licence),
         )
+
+    def report(self, score: Score, *, step: int) -> dict[str, Any]:
+        """A score class by class, for `report.json`."""
+        names = self.class_names or tuple(map(str, range(self.config.num_classes)))
+        return {"step": step, **to_json(score, names)}
 
     def progress(self) -> Progress:
         """The line that follows the run."""
@@ -185,19 +224,31 @@ class Setup:
             lambda v: create_state(v, self._optimizer, recipe), variables
         )
         self.state_shardings = state_sharding(self.mesh, self.state_shapes)
-        step = make_train_step(
-            self.model,
-            self._optimizer,
-            recipe,
-            schedule=make_schedule(recipe, steps_per_epoch=steps_per_epoch),
-            warmup_steps=round(recipe.schedule.warmup_epochs * steps_per_epoch),
-        )
-        self.train_step = jax.jit(
-            step,
-            donate_argnums=0,
-            in_shardings=(self.state_shardings, batch_sharding(self.mesh)),
-            out_shardings=(self.state_shardings, replicated(self.mesh)),
-        )
+        weights = class_weights(recipe, self.train_data, self.config.num_classes)
+
+        def compiled(frozen: tuple[str, ...]) -> Any:
+            step = make_train_step(
+                self.model.clone(frozen=frozen),
+                self._optimizer,
+                recipe,
+                schedule=make_schedule(recipe, steps_per_epoch=steps_per_epoch),
+                warmup_steps=round(recipe.schedule.warmup_epochs * steps_per_epoch),
+                class_weights=weights,
+            )
+            return jax.jit(
+                step,
+                donate_argnums=0,
+                in_shardings=(self.state_shardings, batch_sharding(self.mesh)),
+                out_shardings=(self.state_shardings, replicated(self.mesh)),
+            )
+
+        thaw = unfreezing_step(recipe, steps_per_epoch=steps_per_epoch)
+        phases = {
+            recipe.model.frozen,
+            recipe.model.frozen if thaw is None else recipe.model.still_frozen,
+        }
+        self._train_steps = {frozen: compiled(frozen) for frozen in phases}
+        self.train_step = self._train_steps[frozen_at(recipe, 0, steps_per_epoch=steps_per_epoch)]
 
     def _initial(self) -> Variables:
         edge = self.recipe.data.train_px
@@ -216,22 +267,18 @@ class Setup:
             augmentation=self.recipe.augmentation if train else None,
             edge_px=chosen.train_px,
             seed=self.recipe.seed,
+            outputs=self.outputs,
         )
         return Loader(
             reader, workers=chosen.workers, threads=chosen.threads, prefetch=chosen.prefetch
         )
 
 
-def _class_names(train: Dataset, test: Dataset, recipe: Recipe) -> tuple[str, ...]:
-    names, others = train.class_names, test.class_names
-    if names and others and names != others:
-        raise ConfigError(
-            f"the splits have other classes: {len(names)} in {recipe.data.train_split} "
-            f"and {len(others)} in {recipe.data.test_split}, or in another order"
-        )
-    if not names and not others and recipe.model.num_classes is None:
-        raise ConfigError("the data does not say how many classes it has: give --model.num-classes")
-    return names or others
+_ACTIVATIONS: dict[Loss, OutputActivation] = {
+    "cross_entropy": "softmax",
+    "binary_cross_entropy": "sigmoid",
+    "mean_squared_error": "none",
+}
 
 
 def _check_channels(recipe: Recipe, in_channels: int) -> None:

@@ -18,8 +18,9 @@ from resnetjax.train.recipe import ProblemType, Recipe
 from resnetjax.train.state import TrainState, Tree, by_path, first_not_finite
 
 Batch: TypeAlias = dict[str, Array]
-"""`images` uint8[batch, height, width, channels], `labels` int32[batch] or, of several labels and of
-regressions, float32[batch, outputs], `weights` float32[batch]: 1, or 0 for an image that could not be read and for padding."""
+"""`images` uint8[batch, height, width, channels], `labels` int32[batch] or, of several labels and
+of a regression, float32[batch, outputs], `weights` float32[batch]: 1, or 0 for an image that could
+not be read and for padding."""
 Metrics: TypeAlias = dict[str, Array]
 
 
@@ -69,10 +70,12 @@ def make_train_step(
             ones move by their mean.
 
     Returns:
-        A function to (new state, metrics): `loss`, `accuracy` (not of a regression; of several
-        labels, the share that is right), `learning_rate`, `grad_norm`, and `bad_leaf`, the index of the first leaf of `watched(state)` that is not finite, or -1.
+        A function to (new state, metrics): `loss`, `accuracy` (of single labels), `learning_rate`,
+        `grad_norm`, and `bad_leaf`, the index of the first leaf of `watched(state)` that is not
+        finite, or -1.
     """
     parts = recipe.optimizer.accumulate
+    of_classes = recipe.problem_type == "single_label_classification"
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         augment_key, drop_key = draw_keys(recipe, state.step, axis_name=axis_name)
@@ -91,7 +94,7 @@ def make_train_step(
             )
             loss = losses(logits, targets, recipe, class_weights=class_weights)
             loss = (loss * weights).sum() / total
-            hits = _hits(logits, targets, recipe) * weights
+            hits = (logits.argmax(-1) == targets.argmax(-1)) * weights
             stats = updates.get("batch_stats", stats)
             return loss * scale, (loss, hits.sum() / total, stats)
 
@@ -129,7 +132,7 @@ def make_train_step(
         new = _advanced(state, changed, opt_state, recipe, bad_leaf < 0, warmup_steps)
         metrics = {
             "loss": loss,
-            **({} if recipe.problem_type == "regression" else {"accuracy": accuracy}),
+            **({"accuracy": accuracy} if of_classes else {}),
             "learning_rate": schedule(state.step),
             "grad_norm": optax.tree.norm(grads),
             "bad_leaf": bad_leaf,
@@ -277,12 +280,6 @@ def losses(
         there = targets * (weights[None] - 1) * jax.nn.softplus(-logits)
         return (each + there).mean(-1)
     return each.mean(-1) * of_example
-
-
-def _hits(logits: Array, targets: Array, recipe: Recipe) -> Array:
-    if recipe.problem_type == "single_label_classification":
-        return (logits.argmax(-1) == targets.argmax(-1)).astype(jnp.float32)
-    return ((logits > 0) == (targets > 0.5)).mean(-1)
 
 
 def _advanced(

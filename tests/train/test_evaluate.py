@@ -288,4 +288,4 @@ def test_a_published_net_scores_on_the_whole_test_set(resnet20, cifar10):
     assert score.bad == ()
     # 91.73 % on lossless images (akamaster); these JPEGs cost some ten points
     assert 0.75 < score.top1 < 0.9173
-    assert json.loads(json.dumps(dataclasses.asdict(score)))["top1"] == score.top1
+    assert json.loads(json.dumps(score.to_json()))["top1"] == score.top1

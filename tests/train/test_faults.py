@@ -200,7 +200,7 @@ def processes_of_group(group: int) -> list[str]:
 
 BUSY_IN_C = """
 import ctypes, sys
-from resnetjax.train.loop import StopSignals
+from resnetjax.train.signals import StopSignals
 
 libc, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(256)
 with StopSignals():

@@ -34,16 +34,16 @@ class ArrayDataset:
                 f"uint8[examples, height, width], with or without channels, is read"
             )
         self._images = images[..., np.newaxis] if images.ndim == 3 else images
-        self._labels = checked_labels(labels, count=len(images), name=name)
+        self.labels = checked_labels(labels, count=len(images), name=name)
         self._name = name
         self.class_names = class_names
 
     def __len__(self) -> int:
-        return len(self._labels)
+        return len(self.labels)
 
     def __getitem__(self, index: int) -> Example:
         index = checked_index(index, len(self))
-        return Example(self._images[index], int(self._labels[index]), f"{self._name}:{index}")
+        return Example(self._images[index], int(self.labels[index]), f"{self._name}:{index}")
 
 
 def checked_labels(labels: np.ndarray, *, count: int, name: str) -> Integer[np.ndarray, "examples"]:

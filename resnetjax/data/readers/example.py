@@ -9,16 +9,16 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Example:
-    """An image and its class, not yet decoded.
+    """An image and what is known of it, not yet decoded.
 
     Attributes:
         image: The bytes of a JPEG, PNG or WEBP file, or uint8[height, width, channels].
-        label: The class, from 0.
+        label: The class, from 0; or float32[outputs], one value for each of the data set's columns.
         name: What an error message calls it: a path, or "train-00012.tar:n01440764_10026.JPEG".
     """
 
     image: bytes | np.ndarray
-    label: int
+    label: int | np.ndarray
     name: str
 
 

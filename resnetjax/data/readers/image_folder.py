@@ -50,10 +50,10 @@ class ImageFolder:
         # One array for all: a million strings would be copied into every forked worker.
         start = len(os.fsencode(os.path.join(self._root, "")))
         self._files = np.array([os.fsencode(file)[start:] for file in files])
-        self._labels = np.array(labels, np.int32)
+        self.labels = np.array(labels, np.int32)
 
     def __len__(self) -> int:
-        return len(self._labels)
+        return len(self.labels)
 
     def __getitem__(self, index: int) -> Example:
         index = checked_index(index, len(self))
@@ -63,7 +63,7 @@ class ImageFolder:
                 image = file.read()
         except OSError as error:
             raise BadImage(f"{path}: {error.strerror}") from error
-        return Example(image=image, label=int(self._labels[index]), name=path)
+        return Example(image=image, label=int(self.labels[index]), name=path)
 
 
 def _images_below(folder: str) -> list[str]:

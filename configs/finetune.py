@@ -1,0 +1,35 @@
+"""Fine-tune any pretrained net on a folder of class folders.
+
+    python scripts/train.py configs/finetune.py --model PATH --data FOLDER
+
+Source: our own; the order of steps is that of Keras's guide to transfer learning
+(keras.io/guides/transfer_learning): a new head on the frozen net first, then the whole net at a low
+rate, with BatchNorm's running statistics left as they were all along.
+"""
+
+from resnetjax.data.augmentation import Augmentation
+from resnetjax.train.recipe import Data, Evaluation, Model, Optimizer, Recipe, Schedule
+
+RECIPE = Recipe(
+    model=Model(
+        # All but the head: [!h] is any first letter other than h.
+        frozen=("[!h]*",),
+        unfreeze_after_epochs=5,
+        still_frozen=("*/mean",),
+    ),
+    data=Data(train_split="train", test_split="validation", held_out=0.2),
+    augmentation=Augmentation(crop_area=(0.5, 1.0)),
+    class_weights="balanced",
+    optimizer=Optimizer(
+        learning_rate=0.01,
+        momentum=0.9,
+        nesterov=True,
+        weight_decay=1e-4,
+        learning_rate_scales=(("head", 5.0),),
+    ),
+    schedule=Schedule(kind="cosine", warmup_epochs=1),
+    evaluation=Evaluation(patience=10),
+    precision="float32",
+    batch_size=32,
+    epochs=30,
+)

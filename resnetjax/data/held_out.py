@@ -1,0 +1,129 @@
+"""What of a data set is trained on and what evaluated on, where it is not split itself."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from resnetjax.data import datasets
+from resnetjax.data.datasets import Dataset, Example
+from resnetjax.data.readers import splits
+from resnetjax.data.readers.example import checked_index
+from resnetjax.errors import ConfigError, UnknownName
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Some examples of a data set.
+
+    Attributes:
+        dataset: The whole.
+        indices: Of its examples, ascending.
+    """
+
+    dataset: Dataset
+    indices: np.ndarray
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Those of the whole."""
+        return self.dataset.class_names
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Of the examples, in their order."""
+        return labels_of(self.dataset)[self.indices]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Example:
+        return self.dataset[int(self.indices[checked_index(index, len(self))])]
+
+
+def open_both(
+    path: str, *, train_split: str, test_split: str, held_out: float = 0.0, seed: int = 0
+) -> tuple[Dataset, Dataset]:
+    """What is trained on and what is evaluated on.
+
+    Args:
+        path: Anything that `open_dataset` reads.
+        train_split: A name of the former; of data that is one whole, the whole.
+        test_split: A name of the latter.
+        held_out: Share of each class of the former that is the latter where the data has no such
+            split; 0 refuses such data.
+        seed: What is held out follows from it.
+
+    Raises:
+        UnknownName: The data has no such split.
+        ConfigError: Nothing, or everything, would be held out.
+    """
+    if held_out:
+        names = datasets.splits(path)
+        try:
+            splits.choose(test_split, names, path)
+        except UnknownName:
+            whole = datasets.open_dataset(path, split=None if names == ("",) else train_split)
+            return hold_out(whole, share=held_out, seed=seed)
+    train = datasets.open_dataset(path, split=train_split)
+    return train, datasets.open_dataset(path, split=test_split)
+
+
+def hold_out(dataset: Dataset, *, share: float, seed: int) -> tuple[Subset, Subset]:
+    """What is left of a data set, and the share of each class that is taken out of it.
+
+    Whether an example is taken follows from the seed, its class and its place among those of its
+    class alone. Where images have rows of values, whole numbers, equal rows are a class; other
+    values are one class together. A class of several examples keeps one and gives one.
+
+    Raises:
+        ConfigError: Nothing is left, or nothing is taken.
+
+    Example:
+        >>> digits = datasets.open_dataset("digits", split="train")
+        >>> rest, held = hold_out(digits, share=0.25, seed=0)
+        >>> len(rest), len(held), sorted(np.bincount(held.labels))[::9]
+        (1080, 358, [34, 37])
+    """
+    classes = _strata(labels_of(dataset))
+    taken = np.zeros(len(dataset), bool)
+    for label in range(classes.max(initial=-1) + 1):
+        places = np.flatnonzero(classes == label)
+        rng = np.random.Generator(np.random.Philox(key=[seed, label], counter=[0, 0, 0, 1]))
+        count = round(share * len(places))
+        if len(places) > 1:
+            count = min(max(count, 1), len(places) - 1)
+        taken[places[np.argsort(rng.random(len(places)), kind="stable")[:count]]] = True
+    if taken.all() or not taken.any():
+        raise ConfigError(
+            f"held_out={share} is not allowed: of {len(dataset)} examples it leaves "
+            f"{len(dataset) - taken.sum()} to train on and {taken.sum()} to evaluate on"
+        )
+    return (
+        Subset(dataset, np.flatnonzero(~taken)),
+        Subset(dataset, np.flatnonzero(taken)),
+    )
+
+
+def labels_of(dataset: Dataset) -> np.ndarray:
+    """Classes int[examples], or rows of values float32[examples, outputs].
+
+    A data set that does not have them at hand is read through, without being decoded.
+    """
+    known = getattr(dataset, "labels", None)
+    if known is not None:
+        return np.asarray(known)
+    return np.array([dataset[index].label for index in range(len(dataset))])
+
+
+def outputs_of(dataset: Dataset) -> int:
+    """How many values a data set has for each image; 0 where it has a class."""
+    known = getattr(dataset, "labels", None)
+    return known.shape[1] if known is not None and known.ndim == 2 else 0
+
+
+def _strata(labels: np.ndarray) -> np.ndarray:
+    if labels.ndim == 1:
+        return labels
+    if not np.array_equal(labels, np.rint(labels)):
+        return np.zeros(len(labels), np.int64)
+    return np.unique(labels, axis=0, return_inverse=True)[1].reshape(-1)

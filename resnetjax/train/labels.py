@@ -1,0 +1,78 @@
+"""What the labels of a recipe's data are: classes or rows of values, their names, their weights."""
+
+import numpy as np
+
+from resnetjax.data.datasets import Dataset
+from resnetjax.data.held_out import labels_of, outputs_of
+from resnetjax.errors import ConfigError
+from resnetjax.train.recipe import Recipe
+
+
+def output_count(train: Dataset, test: Dataset, recipe: Recipe) -> int:
+    """Values that the data has for each image, if the problem is of that kind.
+
+    Raises:
+        ConfigError: It is not, or the splits differ.
+    """
+    outputs = outputs_of(train)
+    if outputs_of(test) != outputs:
+        raise ConfigError(
+            f"the splits have other values: {outputs} and {outputs_of(test)} an image"
+        )
+    of_rows = recipe.problem_type != "single_label_classification"
+    if of_rows != bool(outputs):
+        kind = f"{outputs} values an image" if outputs else "a class for each image"
+        wanted = "a row of values, as metadata.csv gives it" if of_rows else "a class"
+        raise ConfigError(
+            f"problem_type={recipe.problem_type!r} is not allowed: the data has {kind}, "
+            f"not {wanted}"
+        )
+    rows = labels_of(train) if recipe.problem_type == "multi_label_classification" else None
+    if rows is not None and not np.isin(rows, (0, 1)).all():
+        raise ConfigError("the data of a multi_label_classification has values other than 0 and 1")
+    return outputs
+
+
+def class_weights(recipe: Recipe, data: Dataset, num_classes: int) -> tuple[float, ...] | None:
+    """The recipe's weights in numbers.
+
+    "balanced" is scikit-learn's for classes, and absent over present ones for each label.
+
+    Raises:
+        ConfigError: There are not as many as classes, or a class has no examples to be weighed by.
+    """
+    weights = recipe.class_weights
+    if weights is None:
+        return None
+    if weights != "balanced":
+        if len(weights) != num_classes:
+            raise ConfigError(
+                f"class_weights has {len(weights)} values: use {num_classes}, one for each class"
+            )
+        return weights
+    labels = labels_of(data)
+    counts = labels.sum(0) if labels.ndim == 2 else np.bincount(labels, minlength=num_classes)
+    if not counts.all():
+        raise ConfigError(
+            f"class_weights='balanced' is not allowed: class {int(counts.argmin())} has no examples"
+        )
+    total = len(labels)
+    balanced = (total - counts) / counts if labels.ndim == 2 else total / (len(counts) * counts)
+    return tuple(balanced.tolist())
+
+
+def class_names(train: Dataset, test: Dataset, recipe: Recipe) -> tuple[str, ...]:
+    """The names of the data's classes, labels or outputs; () where they have none.
+
+    Raises:
+        ConfigError: The splits differ, or nothing says how many classes there are.
+    """
+    names, others = train.class_names, test.class_names
+    if names and others and names != others:
+        raise ConfigError(
+            f"the splits have other classes: {len(names)} in {recipe.data.train_split} "
+            f"and {len(others)} in {recipe.data.test_split}, or in another order"
+        )
+    if not names and not others and recipe.model.num_classes is None:
+        raise ConfigError("the data does not say how many classes it has: give --model.num-classes")
+    return names or others
