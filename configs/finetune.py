@@ -4,7 +4,8 @@
 
 Source: our own; the order of steps is that of Keras's guide to transfer learning
 (keras.io/guides/transfer_learning): a new head on the frozen net first, then the whole net at a low
-rate, with BatchNorm's running statistics left as they were all along.
+rate. BatchNorm's running statistics move from then on; with `--model.still-frozen "*/mean"` they
+stay those of the pretrained net.
 """
 
 from resnetjax.data.augmentation import Augmentation
@@ -14,14 +15,13 @@ RECIPE = Recipe(
     model=Model(
         # All but the head: [!h] is any first letter other than h.
         frozen=("[!h]*",),
-        unfreeze_after_epochs=5,
-        still_frozen=("*/mean",),
+        unfreeze_after_epochs=2,
     ),
     data=Data(train_split="train", test_split="validation", held_out=0.2),
     augmentation=Augmentation(crop_area=(0.5, 1.0)),
     class_weights="balanced",
     optimizer=Optimizer(
-        learning_rate=0.01,
+        learning_rate=0.03,
         momentum=0.9,
         nesterov=True,
         weight_decay=1e-4,

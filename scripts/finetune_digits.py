@@ -25,7 +25,7 @@ from resnetjax.train.transfer import starting_from
 CONFIG = Path(__file__).parent.parent / "configs" / "finetune.py"
 IMAGES_OF_EACH = 20
 RATES = (0.01, 0.03, 0.1, 0.3)
-BATCH, EPOCHS = 25, 15
+BATCH, EPOCHS = 25, 8
 
 
 def compare(weights: str, *, seeds: tuple[int, ...], out: Path | None) -> dict[str, Any]:

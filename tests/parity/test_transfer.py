@@ -1,0 +1,289 @@
+"""Keras's three steps of transfer learning and ours, in float64 on the same images and weights."""
+
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import flax.linen as nn
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import keras
+import keras.src.applications.resnet as applications
+import numpy as np
+import optax
+import pytest
+
+import resnetjax as rj
+from resnetjax.config import Preprocess
+from resnetjax.data.augmentation import Augmentation
+from resnetjax.data.preprocess import normalize
+from resnetjax.errors import AssumptionWarning
+from resnetjax.train.optimizer import make_optimizer, make_schedule
+from resnetjax.train.recipe import Model, Optimizer, Recipe, Schedule
+from resnetjax.train.state import create_state
+from resnetjax.train.step import make_model, make_train_step
+
+pytestmark = [
+    pytest.mark.parity,
+    # Of Keras and PyTorch: the legacy format, and arrays that are not writable.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning"),
+]
+
+CLASSES, HIDDEN, EDGE_PX, BATCH, STEPS = 5, 7, 33, 6, 20
+TOLERANCE = 1e-6
+RATE, MOMENTUM = 0.0625, 0.875  # exact in the float32 of our schedule
+# Pixels that are exact in float32 once normalised.
+EXACT = Preprocess(
+    crop_px=(EDGE_PX, EDGE_PX), resize_mode="none", resize_px=None, divisor=1.0,
+    mean=(64.0,) * 3, std=(64.0,) * 3,
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True, scope="module")
+def float64() -> Iterator[None]:
+    floatx, policy = keras.config.floatx(), keras.config.dtype_policy()
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
+    with jax.enable_x64(True):
+        yield
+    keras.config.set_floatx(floatx)
+    keras.config.set_dtype_policy(policy)
+
+
+def build() -> keras.Model:
+    """keras.applications' builder on narrow stages, with values that float32 holds."""
+
+    def stages(x: object) -> object:
+        x = applications.stack_residual_blocks_v1(x, 4, 1, stride1=1, name="conv2")
+        x = applications.stack_residual_blocks_v1(x, 4, 1, name="conv3")
+        x = applications.stack_residual_blocks_v1(x, 8, 1, name="conv4")
+        return applications.stack_residual_blocks_v1(x, 8, 1, name="conv5")
+
+    model = applications.ResNet(
+        stages, preact=False, use_bias=True, weights=None, classes=3,
+        input_shape=(EDGE_PX, EDGE_PX, 3), classifier_activation=None,
+    )  # fmt: skip
+    rng = np.random.default_rng(0)
+    for layer in model.layers:
+        values = layer.get_weights()
+        if isinstance(layer, keras.layers.BatchNormalization):
+            size = values[0].shape
+            low = ((0.5, 1.5), (-0.5, 0.5), (-0.5, 0.5), (0.5, 2.0))
+            values = [rng.uniform(*ends, size) for ends in low]
+        layer.set_weights([np.float32(value).astype(np.float64) for value in values])
+    return model
+
+
+def batches() -> list[tuple[np.ndarray, np.ndarray]]:
+    rng = np.random.default_rng(1)
+    return [
+        (
+            rng.integers(0, 256, (BATCH, EDGE_PX, EDGE_PX, 3), np.uint8),
+            rng.integers(0, CLASSES, BATCH, np.int32),
+        )
+        for _ in range(STEPS)
+    ]
+
+
+def head(*sizes: int) -> list[list[np.ndarray]]:
+    """A kernel and a bias for each layer of a head."""
+    rng = np.random.default_rng(2)
+    pairs = zip(sizes, sizes[1:], strict=False)
+    return [[rng.normal(0, 0.1, pair), rng.normal(0, 0.1, pair[1])] for pair in pairs]
+
+
+def headed(
+    whole: keras.Model, weights: list[list[np.ndarray]], *, training: bool | None
+) -> tuple[keras.Model, keras.Model]:
+    """The net without its head, and the same under a new one."""
+    base = keras.Model(whole.inputs, whole.get_layer("avg_pool").output)
+    inputs = keras.Input((EDGE_PX, EDGE_PX, 3))
+    x = base(inputs) if training is None else base(inputs, training=training)
+    dense = [
+        keras.layers.Dense(len(bias), activation=None if last else "relu")
+        for (_, bias), last in zip(weights, [False] * (len(weights) - 1) + [True], strict=True)
+    ]
+    for layer in dense:
+        x = layer(x)
+    for layer, values in zip(dense, weights, strict=True):
+        layer.set_weights(values)
+    return base, keras.Model(inputs, x)
+
+
+def train_keras(model: keras.Model, optimizer: keras.Optimizer) -> list[float]:
+    model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    found = []
+    for images, labels in batches():
+        model.reset_metrics()
+        found.append(float(model.train_on_batch((images.astype(np.float64) - 64) / 64, labels)))
+    return found
+
+
+def load(whole: keras.Model, folder: Any) -> rj.Pretrained:
+    whole.save_weights(folder / "net.weights.h5")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", AssumptionWarning)
+        return rj.load(folder / "net.weights.h5", num_classes=0)
+
+
+def widened(variables: Any) -> Any:
+    return jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), variables)
+
+
+def train_ours(pre: rj.Pretrained, weights: list[list[np.ndarray]], *frozen: str) -> Any:
+    """Losses, and variables before and after."""
+    recipe = Recipe(
+        model=Model(config=pre.config, num_classes=CLASSES, frozen=frozen),
+        augmentation=Augmentation(crop="none", flip=False),
+        preprocess=EXACT,
+        optimizer=Optimizer(learning_rate=RATE, momentum=MOMENTUM, weight_decay=0.0),
+        schedule=Schedule(kind="constant"),
+        precision="float64",
+        batch_size=BATCH,
+    )
+    model = make_model(recipe, recipe.model.resolve(num_classes=CLASSES))
+    variables = widened(pre.variables)
+    kernel, bias = weights[0]
+    variables["params"]["head"] = widened({"kernel": kernel, "bias": bias})
+    optimizer = make_optimizer(recipe, variables["params"], steps_per_epoch=STEPS)
+    schedule = make_schedule(recipe, steps_per_epoch=STEPS)
+    step = jax.jit(make_train_step(model, optimizer, recipe, schedule=schedule))
+    state, losses = create_state(variables, optimizer, recipe), []
+    for images, labels in batches():
+        batch = {"images": images, "labels": labels, "weights": np.ones(BATCH, np.float32)}
+        state, metrics = step(state, batch)
+        losses.append(float(metrics["loss"]))
+    return losses, variables, state.variables
+
+
+def flat(variables: Any) -> dict[str, np.ndarray]:
+    return {
+        name: np.asarray(value)
+        for tree in variables.values()
+        for name, value in flax.traverse_util.flatten_dict(tree, sep="/").items()
+    }
+
+
+def assert_same_backbone(ours: Any, whole: keras.Model, folder: Any) -> None:
+    """Within the tolerance, of which float32 takes a tenth: our reader makes that of a file."""
+    theirs = flat(load(whole, folder).variables)
+    for name, value in flat(ours).items():
+        if not name.startswith("head/"):
+            np.testing.assert_allclose(value, theirs[name], rtol=1e-7, atol=TOLERANCE, err_msg=name)
+
+
+def assert_moved(before: Any, after: Any, moves: Callable[[str], bool]) -> None:
+    old, new = flat(before), flat(after)
+    moved = {name for name in old if not np.array_equal(old[name], new[name])}
+    assert moved == {name for name in old if moves(name)}
+
+
+def assert_only_moved(model: keras.Model, before: list[np.ndarray], moves: list[bool]) -> None:
+    now = [keras.ops.convert_to_numpy(weight) for weight in model.weights]
+    moved = [not np.array_equal(a, b) for a, b in zip(before, now, strict=True)]
+    assert moved == moves
+
+
+def snapshot(model: keras.Model) -> list[np.ndarray]:
+    return [keras.ops.convert_to_numpy(weight).copy() for weight in model.weights]
+
+
+def sgd() -> keras.Optimizer:
+    return keras.optimizers.SGD(RATE, momentum=MOMENTUM)
+
+
+def test_a_head_on_frozen_features_learns_as_in_keras(tmp_path):
+    whole, new = build(), head(32, CLASSES)
+    pre = load(whole, tmp_path)
+    base, model = headed(whole, new, training=None)
+    base.trainable = False
+    before = snapshot(base)
+    theirs = train_keras(model, sgd())
+    losses, start, end = train_ours(pre, new, "stem", "stage*")
+    np.testing.assert_allclose(losses, theirs, atol=TOLERANCE, rtol=0)
+    assert losses[-1] != losses[0]
+    assert_only_moved(base, before, [False] * len(before))
+    assert_moved(start, end, lambda name: name.startswith("head/"))
+    for ours, layer in zip(("kernel", "bias"), model.layers[-1].get_weights(), strict=True):
+        found = end["params"]["head"][ours]
+        np.testing.assert_allclose(found, layer, atol=TOLERANCE, rtol=0)
+
+
+def test_a_custom_head_on_frozen_features_learns_as_in_keras(tmp_path):
+    whole, new = build(), head(32, HIDDEN, CLASSES)
+    pre = load(whole, tmp_path)
+    base, model = headed(whole, new, training=None)
+    base.trainable = False
+    theirs = train_keras(model, keras.optimizers.Adam(RATE, epsilon=1e-12))
+
+    class Classifier(nn.Module):
+        backbone: rj.ResNet
+
+        @nn.compact
+        def __call__(self, images, *, train=False):
+            x = self.backbone(images, train=train)
+            x = nn.relu(nn.Dense(HIDDEN, name="hidden")(x))
+            return nn.Dense(CLASSES, name="head")(x)
+
+    classifier = Classifier(pre.model.clone(frozen=("stem", "stage*"), dtype=jnp.float64))
+    names = ("hidden", "head")
+    trained = {n: {"kernel": k, "bias": b} for n, (k, b) in zip(names, new, strict=True)}
+    fixed = widened(pre.variables)
+    optimizer = optax.adam(RATE, eps=1e-12)
+
+    def loss_of(trained, images, labels):
+        params = {"backbone": fixed["params"], **trained}
+        variables = {"params": params, "batch_stats": {"backbone": fixed["batch_stats"]}}
+        logits = classifier.apply(variables, normalize(images, EXACT), train=True)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+    @jax.jit
+    def step(trained, state, images, labels):
+        loss, grads = jax.value_and_grad(loss_of)(trained, images, labels)
+        updates, state = optimizer.update(grads, state)
+        return optax.apply_updates(trained, updates), state, loss
+
+    trained = widened(trained)
+    state, losses = optimizer.init(trained), []
+    for images, labels in batches():
+        trained, state, loss = step(trained, state, images, labels)
+        losses.append(float(loss))
+    np.testing.assert_allclose(losses, theirs, atol=TOLERANCE, rtol=0)
+    for name, layer in zip(names, model.layers[-2:], strict=True):
+        for leaf, value in zip(("kernel", "bias"), layer.get_weights(), strict=True):
+            np.testing.assert_allclose(trained[name][leaf], value, atol=TOLERANCE, rtol=0)
+
+
+def test_a_net_unfrozen_from_a_layer_on_learns_as_in_keras(tmp_path):
+    whole, new = build(), head(32, CLASSES)
+    pre = load(whole, tmp_path)
+    base, model = headed(whole, new, training=None)
+    first = next(i for i, layer in enumerate(base.layers) if layer.name.startswith("conv5"))
+    for layer in base.layers[:first]:
+        layer.trainable = False
+    before, names = snapshot(base), [weight.path for weight in base.weights]
+    theirs = train_keras(model, sgd())
+    losses, start, end = train_ours(pre, new, "up to stage3")
+    np.testing.assert_allclose(losses, theirs, atol=TOLERANCE, rtol=0)
+    assert_same_backbone(end, whole, tmp_path)
+    assert_only_moved(base, before, [_moves(name) for name in names])
+    assert_moved(start, end, lambda name: name.startswith(("stage4", "head/")))
+
+
+def _moves(path: str) -> bool:
+    # The gradient of a bias that batch norm follows is rounding, or 0.
+    return path.startswith("conv5")
+
+
+def test_a_net_that_keeps_its_statistics_learns_as_keras_in_inference_mode(tmp_path):
+    whole, new = build(), head(32, CLASSES)
+    pre = load(whole, tmp_path)
+    base, model = headed(whole, new, training=False)
+    before, names = snapshot(base), [weight.path for weight in base.weights]
+    theirs = train_keras(model, sgd())
+    losses, start, end = train_ours(pre, new, "*/mean")
+    np.testing.assert_allclose(losses, theirs, atol=TOLERANCE, rtol=0)
+    assert_same_backbone(end, whole, tmp_path)
+    assert_only_moved(base, before, ["moving" not in name for name in names])
+    assert_moved(start, end, lambda name: not name.endswith(("/mean", "/var")))
