@@ -11,6 +11,7 @@ The peers (torch, torchvision) must be installed: `make parity-env` makes an env
 them, in .venv-parity.
 """
 
+import importlib
 import json
 import subprocess
 import sys
@@ -34,6 +35,7 @@ def main() -> None:
         "infer": infer, "train": train, "load": load, "pipeline": pipeline, "loop": loop,
         "train-parity": train_parity,
     }  # fmt: skip
+    verbs["finetune"] = importlib.import_module("finetune_digits").finetune
     children = {"memory-of": memory_of, "imports": imports}
     tyro.extras.subcommand_cli_from_dict({**verbs, **children})
 

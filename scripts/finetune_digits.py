@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tyro
 from PIL import Image
 
 from resnetjax.data.datasets import open_dataset
 from resnetjax.errors import AssumptionWarning
 from resnetjax.train.loop import train
-from resnetjax.train.recipe import Data, Evaluation, Model, Optimizer, Recipe, read_recipe
+from resnetjax.train.recipe import Evaluation, Model, Recipe, read_recipe
 from resnetjax.train.transfer import starting_from
 
 CONFIG = Path(__file__).parent.parent / "configs" / "finetune.py"
@@ -43,8 +44,7 @@ def compare(weights: str, *, seeds: tuple[int, ...], out: Path | None) -> dict[s
                 out.write_text(json.dumps({"runs": runs}))
     tuned = {run["seed"]: run["top1"] for run in runs if run["rate"] is None}
     scratch = {
-        rate: statistics.mean(run["top1"] for run in runs if run["rate"] == rate)
-        for rate in RATES
+        rate: statistics.mean(run["top1"] for run in runs if run["rate"] == rate) for rate in RATES
     }
     best = max(scratch, key=lambda rate: scratch[rate])
     return {
@@ -58,6 +58,27 @@ def compare(weights: str, *, seeds: tuple[int, ...], out: Path | None) -> dict[s
         },
         "runs": runs,
     }
+
+
+def finetune(
+    weights: tyro.conf.Positional[str],
+    *,
+    seeds: tuple[int, ...] = (0, 1, 2),
+    out: Path | None = None,
+) -> None:
+    """Fine-tune a CIFAR net on 200 digits, and train it from scratch at four rates.
+
+    Args:
+        weights: Of a CIFAR-10 net, in any form that `resnetjax.load` reads.
+        seeds: Of the choice of images and the runs; runs that are in `out` already stay.
+        out: Where the JSON goes, beside the terminal.
+    """
+    import benchmark
+
+    found = compare(weights, seeds=seeds, out=out)
+    packages = benchmark.environment("jax", "jaxlib", "flax", "optax", "numpy")
+    name = f"{Path(weights).name} fine-tuned to 200 digits, and the same net from scratch"
+    benchmark.report({"benchmark": name, "environment": packages, **found}, out)
 
 
 def recipe_of(weights: str, data: str, *, seed: int, rate: float | None) -> Recipe:
@@ -78,12 +99,8 @@ def recipe_of(weights: str, data: str, *, seed: int, rate: float | None) -> Reci
     )
     if rate is None:
         return recipe
-    optimizer = dataclasses.replace(
-        recipe.optimizer, learning_rate=rate, learning_rate_scales=()
-    )
-    return dataclasses.replace(
-        recipe, model=Model(config=recipe.model.config), optimizer=optimizer
-    )
+    optimizer = dataclasses.replace(recipe.optimizer, learning_rate=rate, learning_rate_scales=())
+    return dataclasses.replace(recipe, model=Model(config=recipe.model.config), optimizer=optimizer)
 
 
 def write_digits(folder: Path, *, seed: int) -> None:

@@ -4,6 +4,7 @@ import json
 import re
 import runpy
 import shlex
+import shutil
 import warnings
 from pathlib import Path
 
@@ -17,11 +18,13 @@ from resnetjax import cli
 from resnetjax.data import labels
 from resnetjax.train.command import EvaluateArguments, TrainArguments
 from resnetjax.train.recipe import Recipe, read_recipe
+from tests.train.tiny_finetune import write_images, write_weights
 
 ROOT = Path(__file__).parents[1]
 TRAIN = ROOT / "docs" / "train.md"
 DEPLOY = ROOT / "docs" / "deploy.md"
 FEATURES = ROOT / "docs" / "features.md"
+TRANSFER = ROOT / "docs" / "transfer.md"
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -72,6 +75,50 @@ def test_the_snippets_run(folder, monkeypatch, capsys):
     assert "'loss': " in capsys.readouterr().out
 
 
+@pytest.fixture(scope="module")
+def images(folder):
+    """What docs/transfer.md speaks of, made small."""
+    write_weights(folder / "pretrained")
+    write_images(folder / "photos")
+    for name, columns in {"labelled": "bright,wide", "measured": "brightness,width"}.items():
+        (folder / name).mkdir()
+        rows = [f"file_name,{columns}"]
+        for i in range(60):
+            light, wide = i % 2, i % 3 == 0
+            source = folder / "photos" / ("light" if light else "dark") / f"{i // 3:03}.png"
+            shutil.copy(source, folder / name / f"{i:03}.png")
+            values = (light, int(wide)) if name == "labelled" else (light - 0.5, i / 60)
+            rows.append(f"{i:03}.png,{values[0]},{values[1]}")
+        (folder / name / "metadata.csv").write_text("\n".join(rows))
+    return folder
+
+
+@pytest.mark.slow
+def test_the_commands_of_transfer_learning_run_in_order(images, monkeypatch, capsys):
+    monkeypatch.chdir(images)
+    for command in lines(TRANSFER, "sh"):
+        _, *arguments = shlex.split(command)
+        with warnings.catch_warnings(), pytest.raises(SystemExit) as ended:
+            cli.main(arguments)
+        said = capsys.readouterr()
+        assert ended.value.code == 0, f"{command}\n{said.err}"
+        if arguments[0] == "predict":
+            names = ("dark", "light", "bright", "wide", "brightness", "width")
+            assert any(name in said.out for name in names), said.out
+    for run in ("photos", "head", "late"):
+        assert (images / "runs" / run / "confusion.png").exists()
+    for run in ("labelled", "measured"):
+        assert (images / "runs" / run / "report.txt").exists()
+
+
+@pytest.mark.slow
+def test_the_snippets_of_transfer_learning_run(images, monkeypatch, capsys):
+    monkeypatch.chdir(images)
+    for snippet in blocks(TRANSFER, "python"):
+        exec(compile(snippet, str(TRANSFER), "exec"), {})
+    assert "('dark', 'light') top-1 " in capsys.readouterr().out
+
+
 def test_the_other_commands_parse():
     for command in lines(TRAIN, "text"):
         program, verb, *arguments = shlex.split(command)
@@ -103,14 +150,14 @@ def test_the_tables_of_speed_are_what_the_results_give():
 
 
 def test_every_flag_and_recipe_that_is_named_exists(capsys):
-    text = TRAIN.read_text()
+    text = TRAIN.read_text() + TRANSFER.read_text()
     flags = set(re.findall(r"`(--[a-z.-]+)(?: [^`]*)?`", text))
     assert len(flags) > 10
     with pytest.raises(SystemExit):
         tyro.cli(TrainArguments, default=TrainArguments(workdir=Path()), args=["--help"])
     known = capsys.readouterr().out
     assert {flag for flag in flags if flag not in known} == set()
-    listed = set(re.findall(r"((?:imagenet|cifar10|digits)_\w+)(?:\.py)?`", text))
+    listed = set(re.findall(r"((?:imagenet|cifar10|digits)_\w+|finetune)(?:\.py)?`", text))
     there = {path.stem for path in (ROOT / "configs").glob("*.py")}
     assert listed == there
 

@@ -5,6 +5,7 @@ import functools
 from collections.abc import Callable, Iterator
 from typing import Any, Self
 
+import flax.traverse_util
 import jax
 import numpy as np
 
@@ -19,7 +20,7 @@ from resnetjax.nn.resnet import ResNet
 from resnetjax.plan import plan
 from resnetjax.pretrained import Pretrained, Source, Variables
 from resnetjax.train.evaluate import Evaluator
-from resnetjax.train.groups import frozen_at, unfreezing_step
+from resnetjax.train.groups import frozen_at, training_groups, unfreezing_step
 from resnetjax.train.labels import class_names, class_weights, output_count
 from resnetjax.train.optimizer import make_optimizer, make_schedule, total_steps
 from resnetjax.train.recipe import Loss, Recipe
@@ -217,6 +218,7 @@ class Setup:
     def _build_steps(self) -> None:
         recipe, steps_per_epoch = self.recipe, self.order.steps_per_epoch
         variables = jax.eval_shape(self._initial)
+        _check_learns(recipe, variables["params"])
         self._optimizer = make_optimizer(
             recipe, variables["params"], steps_per_epoch=steps_per_epoch
         )
@@ -279,6 +281,17 @@ _ACTIVATIONS: dict[Loss, OutputActivation] = {
     "binary_cross_entropy": "sigmoid",
     "mean_squared_error": "none",
 }
+
+
+def _check_learns(recipe: Recipe, params: Any) -> None:
+    groups = training_groups(recipe, flax.traverse_util.flatten_dict(params, sep="/"))
+    trained = [name for name, group in groups.items() if group == "trained"]
+    if recipe.model.weights or any(not name.startswith("head") for name in trained):
+        return
+    raise ConfigError(
+        f"frozen={list(recipe.model.frozen)} is not allowed without weights: random features "
+        "would not be trained. Name a pretrained net, as --model PATH"
+    )
 
 
 def _check_channels(recipe: Recipe, in_channels: int) -> None:

@@ -1,5 +1,6 @@
 """Keras's three steps of transfer learning and ours, in float64 on the same images and weights."""
 
+import itertools
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -89,7 +90,7 @@ def batches() -> list[tuple[np.ndarray, np.ndarray]]:
 def head(*sizes: int) -> list[list[np.ndarray]]:
     """A kernel and a bias for each layer of a head."""
     rng = np.random.default_rng(2)
-    pairs = zip(sizes, sizes[1:], strict=False)
+    pairs = itertools.pairwise(sizes)
     return [[rng.normal(0, 0.1, pair), rng.normal(0, 0.1, pair[1])] for pair in pairs]
 
 

@@ -64,6 +64,7 @@ class Nursery:
         recipe: Path = RECIPE,
         devices: int = 1,
         patches: Mapping[str, Any] = MappingProxyType({}),
+        environment: Mapping[str, str] = MappingProxyType({}),
         stop_in_evaluation_after: int | None = None,
     ) -> "Life":
         """`resnetjax train` with these arguments.
@@ -72,6 +73,7 @@ class Nursery:
             arguments: After the recipe.
             recipe: Its file.
             devices: How many the child sees.
+            environment: Variables that it sees beside ours.
             patches: Values of module-level names, such as "resnetjax.data.loader.STALL_SECONDS".
             stop_in_evaluation_after: Step at whose evaluation it sends itself SIGTERM.
         """
@@ -82,6 +84,7 @@ class Nursery:
             "environment": {
                 "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
                 "JAX_PLATFORMS": "cpu",
+                **environment,
             },
             "cache": str(self.folder / "cache"),
             "patches": dict(patches),

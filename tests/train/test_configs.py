@@ -37,6 +37,8 @@ RUNS = {
     "cifar10_resnet": (269_722, CIFAR, (0.1, 0.1, 0.01, 0.001)),
     "cifar10_resnetv2": (1_703_258, CIFAR, (0.01, 0.1, 0.01, 0.001)),
     "cifar10_fast": (8_238_666, CIFAR, (9 / 38.333333, 9 / 7.6666667, 4.5 / 7.6666667, 0)),
+    # ResNet-50 of 10 classes; a thousand images.
+    "finetune": (RESNET50 - 2049 * 990, 1_000, (0, 0.03, 0.015, 0)),
     "digits_resnet8": (77_754, DIGITS, (0, 0.1, 0.05, 0)),
 }
 
@@ -236,6 +238,12 @@ SOURCES = {
         "augmentation.crop_padding": 4,
         "schedule.warmup_factor": 0.2,
     },
+    "finetune": {
+        "model.frozen": ("[!h]*",),
+        "class_weights": "balanced",
+        "data.held_out": 0.2,
+        "precision": "float32",
+    },
     "digits_resnet8": {
         "data.path": "digits",
         "data.train_px": 8,
@@ -308,6 +316,9 @@ def test_its_docstring_gives_the_command_that_runs_it_and_its_source(name):
     assert text
     words = " ".join(text.replace("\\\n", " ").split())
     command = f"python scripts/train.py configs/{name}.py --workdir DIR"
+    if name == "finetune":
+        command = f"python scripts/train.py configs/{name}.py --model PATH"
+        words = words.replace("--data FOLDER", "--data.path DATA")
     needs_data = not _recipe(name).data.path
     assert f"{command} --data.path DATA" in words if needs_data else command in words
     assert "Source: " in text or "Our own: " in text

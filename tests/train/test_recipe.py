@@ -68,7 +68,9 @@ OTHERS = {
     "model.zero_init_residual": True,
     "model.drop_path_rate": 0.1,
     "model.dropout": 0.1,
+    "model.weights": "elsewhere",
     "model.frozen": ("stem",),
+    "model.unfreeze_after_epochs": 3.0,
     "augmentation.crop": "none",
     "augmentation.crop_area": (0.5, 1.0),
     "augmentation.crop_ratio": (0.5, 1.0),
@@ -85,11 +87,15 @@ OTHERS = {
     "preprocess.std": (0.1, 0.2, 0.3),
     "preprocess.channel_order": "bgr",
     "loss": "binary_cross_entropy",
+    "class_weights": "balanced",
     "optimizer.name": "lamb",
     "optimizer.learning_rate_batch": 256,
     "optimizer.betas": (0.8, 0.9),
     "optimizer.decayed": "all",
     "optimizer.accumulate": 2,
+    "optimizer.learning_rate_scales": (("stem", 0.5),),
+    "optimizer.layer_decay": 0.5,
+    "evaluation.patience": 3,
     "schedule.kind": "steps",
     "schedule.warmup_kind": "constant",
     "schedule.milestones": (0.1,),
@@ -115,7 +121,16 @@ FREE = {
     "evaluation.batch_size",
     "evaluation.every_epochs",
     "model.remat",
+    "model.weights",
     "parallelism.model",
+}
+# Allowed with others only.
+NOT_ALONE = {
+    ("model", "config"),
+    ("model", "keep_head"),
+    ("model", "still_frozen"),
+    ("preprocess", "resize_mode"),
+    ("problem_type",),
 }
 
 
@@ -130,11 +145,7 @@ def other_value(name: str, value: object) -> object:
 
 @pytest.mark.parametrize(
     "path",
-    [
-        path
-        for path, _ in leaves(Recipe())
-        if path not in (("model", "config"), ("preprocess", "resize_mode"))
-    ],
+    [path for path, _ in leaves(Recipe()) if path not in NOT_ALONE],
     ids=".".join,
 )
 def test_every_field_but_the_free_ones_makes_another_run(path):
@@ -144,6 +155,12 @@ def test_every_field_but_the_free_ones_makes_another_run(path):
     same = other.digest() == recipe.digest()
     assert same == (name in FREE)
     assert len(recipe.differences(other)) == (0 if same else 1)
+
+
+def test_with_patience_the_times_of_evaluations_make_another_run():
+    waiting = Recipe(evaluation=Evaluation(patience=2))
+    other = Recipe(evaluation=Evaluation(patience=2, every_epochs=2.0))
+    assert waiting.differences(other) == ("evaluation.every_epochs: 1 -> 2",)
 
 
 def test_the_net_of_ones_own_makes_another_run_field_by_field():
@@ -186,6 +203,35 @@ def test_a_whole_number_is_the_same_run_however_it_is_written():
         (lambda: Recipe(precision="float8"), "precision='float8' .*'bfloat16', 'float16'"),
         (lambda: Recipe(loss="mse"), "loss='mse'"),
         (lambda: Model(frozen=["stem"]), "frozen"),
+        (lambda: Model(still_frozen=("stem",)), "still_frozen=.*unfreeze_after_epochs is None"),
+        (lambda: Model(keep_head=True), "keep_head=True .*no weights"),
+        (lambda: Data(held_out=1.0), "held_out=1.0"),
+        (lambda: Optimizer(layer_decay=0.0), "layer_decay=0.0"),
+        (lambda: Optimizer(learning_rate_scales=(("stem", -1.0),)), "learning_rate_scales"),
+        (lambda: Evaluation(patience=0), "patience=0"),
+        (
+            lambda: Recipe(problem_type="regression"),
+            "loss='cross_entropy' .*'mean_squared_error' in regression",
+        ),
+        (
+            lambda: Recipe(problem_type="multi_label_classification"),
+            "loss='cross_entropy' .*'binary_cross_entropy' in multi",
+        ),
+        (lambda: Recipe(class_weights=(1.0, -1.0)), "class_weights"),
+        (
+            lambda: Recipe(
+                problem_type="regression", loss="mean_squared_error", class_weights="balanced"
+            ),
+            "class_weights='balanced' .*None in a regression",
+        ),
+        (
+            lambda: Recipe(
+                problem_type="regression",
+                loss="mean_squared_error",
+                augmentation=Augmentation(label_smoothing=0.1),
+            ),
+            "label_smoothing=0.1",
+        ),
         (lambda: Data(workers=-1), "workers=-1"),
         (lambda: Data(bad_rate=1.5), "bad_rate=1.5"),
         (lambda: Optimizer(name="adam"), "name='adam' .*'lars'"),
