@@ -127,6 +127,7 @@ FREE = {
 # Allowed with others only.
 NOT_ALONE = {
     ("model", "config"),
+    ("evaluation", "patience"),
     ("model", "keep_head"),
     ("model", "still_frozen"),
     ("preprocess", "resize_mode"),
@@ -161,6 +162,7 @@ def test_with_patience_the_times_of_evaluations_make_another_run():
     waiting = Recipe(evaluation=Evaluation(patience=2))
     other = Recipe(evaluation=Evaluation(patience=2, every_epochs=2.0))
     assert waiting.differences(other) == ("evaluation.every_epochs: 1 -> 2",)
+    assert Recipe().digest() != waiting.digest() != other.digest()
 
 
 def test_the_net_of_ones_own_makes_another_run_field_by_field():
