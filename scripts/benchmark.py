@@ -11,7 +11,6 @@ The peers (torch, torchvision) must be installed: `make parity-env` makes an env
 them, in .venv-parity.
 """
 
-import importlib
 import json
 import subprocess
 import sys

@@ -11,17 +11,13 @@ import statistics
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import tyro
-from PIL import Image
 
-from resnetjax.data.datasets import open_dataset
-from resnetjax.errors import AssumptionWarning
-from resnetjax.train.loop import train
-from resnetjax.train.recipe import Evaluation, Model, Recipe, read_recipe
-from resnetjax.train.transfer import starting_from
+# The package and NumPy are imported where they are used: `benchmark.py` times importing them.
+if TYPE_CHECKING:
+    from resnetjax.train.recipe import Recipe
 
 CONFIG = Path(__file__).parent.parent / "configs" / "finetune.py"
 IMAGES_OF_EACH = 20
@@ -81,8 +77,12 @@ def finetune(
     benchmark.report({"benchmark": name, "environment": packages, **found}, out)
 
 
-def recipe_of(weights: str, data: str, *, seed: int, rate: float | None) -> Recipe:
+def recipe_of(weights: str, data: str, *, seed: int, rate: float | None) -> "Recipe":
     """`configs/finetune.py` on digits; at a rate, from scratch."""
+    from resnetjax.errors import AssumptionWarning
+    from resnetjax.train.recipe import Evaluation, Model, read_recipe
+    from resnetjax.train.transfer import starting_from
+
     recipe = read_recipe(CONFIG)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", AssumptionWarning)
@@ -105,6 +105,11 @@ def recipe_of(weights: str, data: str, *, seed: int, rate: float | None) -> Reci
 
 def write_digits(folder: Path, *, seed: int) -> None:
     """All 1,797 digits as PNG files: `train/` with 20 of each, `val/` with the others."""
+    import numpy as np
+    from PIL import Image
+
+    from resnetjax.data.datasets import open_dataset
+
     rng = np.random.default_rng(seed)
     whole = [open_dataset("digits", split=split) for split in ("train", "test")]
     examples = [part[i] for part in whole for i in range(len(part))]
@@ -119,6 +124,9 @@ def write_digits(folder: Path, *, seed: int) -> None:
 
 
 def _score(weights: str, *, seed: int, rate: float | None) -> dict[str, Any]:
+    from resnetjax.errors import AssumptionWarning
+    from resnetjax.train.loop import train
+
     with tempfile.TemporaryDirectory() as name, warnings.catch_warnings():
         warnings.simplefilter("ignore", AssumptionWarning)
         write_digits(Path(name) / "digits", seed=seed)

@@ -17,10 +17,11 @@ from resnetjax.data.held_out import outputs_of
 from resnetjax.data.loader import HostBatch, Loader, Reader
 from resnetjax.errors import ConfigError
 from resnetjax.pretrained import Pretrained, Variables
+from resnetjax.train.eval_step import make_eval_step
 from resnetjax.train.recipe import ProblemType
 from resnetjax.train.scores import Score, make_details
 from resnetjax.train.sharding import batch_sharding, local_rows, make_mesh, place_batch, replicated
-from resnetjax.train.step import Batch, Metrics, make_eval_step
+from resnetjax.train.step import Batch, Metrics
 
 
 class Evaluator:

@@ -19,6 +19,7 @@ from resnetjax.measure import flops
 from resnetjax.nn.resnet import ResNet
 from resnetjax.plan import plan
 from resnetjax.pretrained import Pretrained, Source, Variables
+from resnetjax.train.eval_step import make_eval_step
 from resnetjax.train.evaluate import Evaluator
 from resnetjax.train.groups import frozen_at, training_groups, unfreezing_step
 from resnetjax.train.labels import class_names, class_weights, output_count
@@ -37,7 +38,7 @@ from resnetjax.train.sharding import (
 )
 from resnetjax.train.state import TrainState, create_state
 from resnetjax.train.statistics import exact_statistics
-from resnetjax.train.step import Batch, Metrics, make_eval_step, make_model, make_train_step
+from resnetjax.train.step import Batch, Metrics, make_model, make_train_step
 from resnetjax.train.transfer import initial_variables
 
 

@@ -13,6 +13,7 @@ from resnetjax.data.loader import Loader, Reader
 from resnetjax.data.readers.arrays import ArrayDataset
 from resnetjax.data.readers.example import Example
 from resnetjax.errors import AssumptionWarning, BadImage, ConfigError
+from resnetjax.train.eval_step import make_eval_step
 from resnetjax.train.evaluate import (
     Evaluator,
     evaluate_pretrained,
@@ -20,7 +21,6 @@ from resnetjax.train.evaluate import (
     read_real_labels,
 )
 from resnetjax.train.sharding import make_mesh
-from resnetjax.train.step import make_eval_step
 
 PIXELS = rj.Preprocess(
     crop_px=(8, 8), resize_mode="none", resize_px=None, divisor=1.0, mean=(0.0,), std=(16.0,)

@@ -14,6 +14,7 @@ from resnetjax.data.held_out import Subset
 from resnetjax.data.readers.arrays import ArrayDataset
 from resnetjax.data.readers.example import Example
 from resnetjax.errors import ConfigError
+from resnetjax.train.eval_step import make_eval_step
 from resnetjax.train.labels import class_weights, output_count
 from resnetjax.train.recipe import Recipe
 from resnetjax.train.scores import (
@@ -25,7 +26,7 @@ from resnetjax.train.scores import (
     table,
 )
 from resnetjax.train.scores import to_json as as_json
-from resnetjax.train.step import losses, make_eval_step
+from resnetjax.train.step import losses
 from tests.train.test_evaluate import PIXELS
 
 RNG = np.random.default_rng(0)
