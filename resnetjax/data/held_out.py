@@ -81,8 +81,8 @@ def hold_out(dataset: Dataset, *, share: float, seed: int) -> tuple[Subset, Subs
     Example:
         >>> digits = datasets.open_dataset("digits", split="train")
         >>> rest, held = hold_out(digits, share=0.25, seed=0)
-        >>> len(rest), len(held), sorted(np.bincount(held.labels))[::9]
-        (1080, 358, [34, 37])
+        >>> len(rest), len(held), sorted(np.bincount(held.labels).tolist())[::9]
+        (1079, 359, [35, 36])
     """
     classes = _strata(labels_of(dataset))
     taken = np.zeros(len(dataset), bool)
