@@ -10,7 +10,8 @@ stay those of the pretrained net.
 Top-1 on scikit-learn's digits from a CIFAR-10 ResNet-32 (akamaster's), 200
 images to train on, 1,597 others to test, 64 steps: 92.2 % (91.1, 94.2, 91.4 of three seeds). The
 same net from scratch in as many steps, at the best of four rates: 77.7 % (70.6, 81.7, 80.8). By
-`scripts/benchmark.py finetune`, which shortens the run; `benchmarks/results/finetune-digits.json`.
+`scripts/benchmark.py finetune`, which shortens the run to a minute on two shared CPU cores;
+`benchmarks/results/finetune-digits.json`.
 """
 
 from resnetjax.data.augmentation import Augmentation

@@ -190,6 +190,7 @@ def test_frozen_parts_and_their_statistics_have_every_bit_of_the_weights(run, we
     assert same == kept
 
 
+@pytest.mark.slow
 def test_nothing_but_the_head_moves_before_the_net_is_unfrozen(weights, data):
     recipe = finetune(weights, data)
     with Setup(recipe) as setup:
