@@ -11,6 +11,7 @@ The peers (torch, torchvision) must be installed: `make parity-env` makes an env
 them, in .venv-parity.
 """
 
+import importlib
 import json
 import subprocess
 import sys

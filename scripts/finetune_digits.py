@@ -69,12 +69,12 @@ def finetune(
         seeds: Of the choice of images and the runs; runs that are in `out` already stay.
         out: Where the JSON goes, beside the terminal.
     """
-    import benchmark
+    import timing
 
     found = compare(weights, seeds=seeds, out=out)
-    packages = benchmark.environment("jax", "jaxlib", "flax", "optax", "numpy")
+    packages = timing.environment("jax", "jaxlib", "flax", "optax", "numpy")
     name = f"{Path(weights).name} fine-tuned to 200 digits, and the same net from scratch"
-    benchmark.report({"benchmark": name, "environment": packages, **found}, out)
+    timing.report({"benchmark": name, "environment": packages, **found}, out)
 
 
 def recipe_of(weights: str, data: str, *, seed: int, rate: float | None) -> "Recipe":
