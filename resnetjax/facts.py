@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from resnetjax import presets, zoo
+from resnetjax import folders, presets, zoo
 from resnetjax.config import ResNetConfig
 from resnetjax.infer.verify import fingerprint
 from resnetjax.measure import feature_info, flops, leaves, parameter_count, statistics_count
@@ -99,7 +99,7 @@ def _print_parts(facts: dict[str, Any], *names: str) -> None:
 
 def _open(model: str) -> tuple[ResNetConfig, Pretrained | None]:
     """A file or directory, loaded, or an architecture by name."""
-    if Path(model).exists() or "://" in model or model in WEIGHTS:
+    if folders.find_model(Path(model)).exists() or "://" in model or model in WEIGHTS:
         pretrained = zoo.load(model)
         return pretrained.config, pretrained
     return presets.get(model), None

@@ -108,6 +108,11 @@ def test_the_measured_numbers_are_those_of_the_committed_results():
     assert f"{result['time_ratio']['median']:.2f} of its time" in measured
     pipeline = json.loads((README.parent / "benchmarks/results/pipeline-cpu.json").read_text())
     assert f"{pipeline['ratio']['median']:.2f} times its images a second" in measured
+    digits = json.loads((README.parent / "benchmarks/results/finetune-digits.json").read_text())
+    scratch = max(digits["from_scratch_top1"].values())
+    assert f"{100 * digits['fine_tuned_top1']:.1f} % against {100 * scratch:.1f} %" in measured
+    int8 = json.loads((README.parent / "benchmarks/results/int8-cpu.json").read_text())
+    assert f"{int8['resnet50']['batch_1']['times_faster']['median']:.1f} times as fast" in measured
     loop = json.loads((README.parent / "benchmarks/results/loop-cpu.json").read_text())
     assert f"| {loop['outside_xla']:.1%} |".replace("%", " %") in measured
     steps = json.loads((README.parent / "benchmarks/results/train-parity-cpu.json").read_text())

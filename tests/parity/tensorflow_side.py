@@ -19,6 +19,20 @@ ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv-parity-tf" / "bin" / "python"
 
 
+def interpreter() -> Path:
+    """The Python that has TensorFlow; the test is skipped where there is none."""
+    python = Path(os.environ.get("RESNETJAX_PARITY_TF_PYTHON") or PYTHON)
+    if not python.is_file():
+        missing = (
+            f"no Python with TensorFlow: {python} is not there; `make parity` makes one, "
+            "$RESNETJAX_PARITY_TF_PYTHON names another"
+        )
+        if os.environ.get("RESNETJAX_REQUIRE_SHARED"):
+            pytest.fail(missing)
+        pytest.skip(missing)
+    return python
+
+
 class Process:
     """The other process, started when it is first asked.
 
@@ -52,19 +66,10 @@ class Process:
         self._log.close()
 
     def _start(self) -> None:
-        python = Path(os.environ.get("RESNETJAX_PARITY_TF_PYTHON") or PYTHON)
-        if not python.is_file():
-            missing = (
-                f"no Python with TensorFlow: {python} is not there; `make parity` makes one, "
-                "$RESNETJAX_PARITY_TF_PYTHON names another"
-            )
-            if os.environ.get("RESNETJAX_REQUIRE_SHARED"):
-                pytest.fail(missing)
-            pytest.skip(missing)
         # Keras's in this process is PyTorch.
         environment = {**os.environ, "KERAS_BACKEND": "tensorflow"}
         self._process = subprocess.Popen(
-            [python, "-m", "tests.parity.tf_side"],
+            [interpreter(), "-m", "tests.parity.tf_side"],
             cwd=ROOT,
             env=environment,
             text=True,
