@@ -24,7 +24,7 @@ BACK: dict[Layout, str] = {
     "h5 weights": "back.h5",
     "h5 model": "back.h5",
     "weights.h5": "back.weights.h5",
-    "keras": "back.weights.h5",
+    "keras": "back.keras",
     "bundle": "back.npz",
     "npz": "back.npz",
 }

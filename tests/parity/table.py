@@ -34,7 +34,11 @@ FAMILIES = (
         "safetensors: `load_state_dict`, `from_pretrained`",
     ),
     ("akamaster", "its code, written again in `nets.py`", "safetensors: `load_state_dict`"),
-    ("keras, keras_hub", "Keras 3 and KerasHub on PyTorch", "`.h5`, `.weights.h5`: `load_weights`"),
+    (
+        "keras, keras_hub",
+        "Keras 3 and KerasHub on PyTorch",
+        "`.h5`, `.weights.h5`: `load_weights`; `.keras`: `load_model`",
+    ),
     (
         "tf_keras, keras_cv",
         "tf_keras and KerasCV on TensorFlow, in another process",
@@ -55,7 +59,7 @@ FAMILIES = (
         "transformers-flax",
         "Transformers' PyTorch net, for Transformers 5 has no Flax; the msgpack is made of its "
         "arrays, by the names of `modeling_flax_resnet.py` in Transformers 4",
-        "npz: compared by name with the same arrays",
+        "msgpack: compared with the same tree, read by Flax",
     ),
 )
 COLUMNS = ("net", "file", "size", "read as", "logits", "worst feature", "wrong epsilon")

@@ -51,9 +51,7 @@ CONTROLS: dict[str, ResNetConfig] = {
     "akamaster/resnet20b": ARCHITECTURES["cifar_resnet20b"],
     "keras/ResNet50-keras": _small("keras/ResNet50-keras"),
     "keras/ResNet50V2-weights-h5": _small("keras/ResNet50V2-weights-h5"),
-    "keras_hub/resnet_vd_18-keras": _small(
-        "keras_hub/resnet_vd_18-keras", "resnet18d", projections=(True,) * 4
-    ),
+    "keras_hub/resnet_vd_18-keras": _small("keras_hub/resnet_vd_18-keras"),
     "keras_hub/resnet_v2_50-weights-h5": _small("keras_hub/resnet_v2_50-weights-h5"),
     "keras_cv/resnet50-h5": _small("keras_cv/resnet50-h5"),
     "keras_cv/resnet18_v2-weights-h5": _small("keras_cv/resnet18_v2-weights-h5"),

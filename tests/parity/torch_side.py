@@ -131,7 +131,7 @@ def differences(
     row: Row, size: Size, model: nn.Module, pretrained: rj.Pretrained, folder: Path
 ) -> list[str]:
     """The arrays that are others when the framework has read what `rj.save` writes, strictly."""
-    saved = folder / ("back.npz" if row.layout in ("npz", "msgpack") else "back.safetensors")
+    saved = folder / f"back.{row.layout if row.layout in ('npz', 'msgpack') else 'safetensors'}"
     rj.save(pretrained, saved, dialect=pretrained.source.dialect)
     if row.layout == "msgpack":
         return _others_than_flax(row, model, saved)
@@ -167,14 +167,11 @@ def read_back(row: Row, size: Size, model: nn.Module, saved: Path) -> Mapping[st
 
 def _others_than_flax(row: Row, model: nn.Module, saved: Path) -> list[str]:
     """The arrays that differ from the tree, for there is no Flax in Transformers 5 to read them."""
-    tree = torch_arrays.flax(model.state_dict(), basic=_is_basic(row))
-    right = {
-        "/".join(path): array
-        for collection in tree.values()
-        for path, array in traverse_util.flatten_dict(collection).items()
-    }
-    with np.load(saved) as archive:
-        found = dict(archive)
+    trees = (
+        torch_arrays.flax(model.state_dict(), basic=_is_basic(row)),
+        serialization.msgpack_restore(saved.read_bytes()),
+    )
+    right, found = (traverse_util.flatten_dict(tree, sep="/") for tree in trees)
     same = {name for name in found if np.array_equal(found[name], right.get(name, ()))}
     return sorted({*right, *found} - same)
 
