@@ -6,6 +6,7 @@ find a group's members; every byte and step of its, and ours, is paid from a lim
 
 import struct
 import traceback
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,7 +19,7 @@ MAX_NAME = 1000
 
 # What parsing trips over in a corrupt file, as pyfive checks little: found by 20,000 mutations.
 # Nothing else is caught, so that a mistake of our own shows as what it is.
-_HOSTILE = (ArithmeticError, LookupError, ValueError, struct.error)
+_HOSTILE = (ArithmeticError, LookupError, ValueError, struct.error, zlib.error)
 
 NOWHERE = 2**64 - 1  # the address of what was not written
 

@@ -35,7 +35,7 @@ STYLES = {
     "equal widths": {**BASIC, "widths": (8, 8, 8, 8)},
     "option A": {**BASIC, "shortcut": "pad", "stem_width": 4},
 }  # fmt: skip
-QUICK = [("v1.5", 8), ("slim v2", 8)]
+QUICK = [("v1.5", 8)]
 CASES = [
     pytest.param(style, stride, marks=[] if (style, stride) in QUICK else pytest.mark.slow)
     for style in STYLES

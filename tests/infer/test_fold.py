@@ -15,8 +15,8 @@ from resnetjax.measure import leaves
 from resnetjax.plan import plan
 from resnetjax.presets import ARCHITECTURES
 
-# One of each order of layers; the others run with the slow tests.
-QUICK = {"keras_resnet50v2", "resnetblur50", "resnetv2_50x1_bit"}
+# The others run with the slow tests.
+QUICK = {"keras_resnet50v2"}
 
 
 def small(config: rj.ResNetConfig) -> rj.ResNetConfig:
