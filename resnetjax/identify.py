@@ -132,6 +132,8 @@ def labels_of(
     if published:
         known = published.labels in label_sets.names()
         return (label_sets.get(published.labels) if known else None), ()
+    if described and described.layout == "transformers" and not described.labels:
+        return None, ()  # each class has a placeholder there, which says that names are unknown
     known = _KNOWN_LABELS.get((found.config.stem == "conv3", classes))
     if known is None:
         return None, ()

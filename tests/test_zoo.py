@@ -783,6 +783,13 @@ def test_classes_without_names_are_numbered_as_transformers_does(tmp_path):
     assert (after.config.num_classes, after.labels) == (CLASSES, None)
 
 
+def test_of_placeholders_for_a_thousand_classes_nothing_is_assumed(tmp_path):
+    config = plainest("transformers").replace(num_classes=1000)
+    saving.save(pretrained(config), tmp_path / "net", dialect="transformers")
+    after = zoo.load(tmp_path / "net")
+    assert (after.labels, after.source.assumptions) == (None, ())
+
+
 def test_dilations_that_an_output_stride_gives_are_said_as_one_to_timm(tmp_path):
     dilated = RESNET18.replace(strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4))
     saving.save(pretrained(dilated), tmp_path / "net", dialect="timm")
