@@ -6,6 +6,8 @@ from typing import Protocol
 
 import numpy as np
 
+from resnetjax.errors import BadImage
+
 
 @dataclass(frozen=True)
 class Example:
@@ -57,3 +59,16 @@ def checked_index(index: int, length: int) -> int:
     if not 0 <= index < length:
         raise IndexError(f"example {index} of {length}")
     return index
+
+
+def image_bytes(path: str) -> bytes:
+    """The content of an image's file.
+
+    Raises:
+        BadImage: It cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise BadImage(f"{path}: {error.strerror}") from error

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from resnetjax.data.readers.example import Example, checked_index
-from resnetjax.errors import BadImage, UnsupportedFile
+from resnetjax.data.readers.example import Example, checked_index, image_bytes
+from resnetjax.errors import UnsupportedFile
 
 # torchvision/datasets/folder.py: IMG_EXTENSIONS. What resnetjax does not decode is listed too, for
 # the numbers to agree, and is a BadImage when it is decoded.
@@ -58,12 +58,7 @@ class ImageFolder:
     def __getitem__(self, index: int) -> Example:
         index = checked_index(index, len(self))
         path = os.path.join(self._root, os.fsdecode(bytes(self._files[index])))
-        try:
-            with open(path, "rb") as file:
-                image = file.read()
-        except OSError as error:
-            raise BadImage(f"{path}: {error.strerror}") from error
-        return Example(image=image, label=int(self.labels[index]), name=path)
+        return Example(image=image_bytes(path), label=int(self.labels[index]), name=path)
 
 
 def _images_below(folder: str) -> list[str]:

@@ -7,8 +7,8 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from resnetjax.data.readers.example import Example, checked_index
-from resnetjax.errors import BadImage, CorruptFile, UnsupportedFile
+from resnetjax.data.readers.example import Example, checked_index, image_bytes
+from resnetjax.errors import CorruptFile, UnsupportedFile
 
 TABLE = "metadata.csv"
 _FILE_COLUMN = "file_name"
@@ -54,12 +54,7 @@ class Table:
     def __getitem__(self, index: int) -> Example:
         index = checked_index(index, len(self))
         path = os.path.join(self._root, os.fsdecode(bytes(self._files[index])))
-        try:
-            with open(path, "rb") as file:
-                image = file.read()
-        except OSError as error:
-            raise BadImage(f"{path}: {error.strerror}") from error
-        return Example(image=image, label=self.labels[index], name=path)
+        return Example(image=image_bytes(path), label=self.labels[index], name=path)
 
 
 def _rows(
