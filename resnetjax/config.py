@@ -281,9 +281,13 @@ class Preprocess:
         resize_mode: "short_edge" brings the shorter edge to `resize_px` and truncates the longer
             (torchvision, timm, Transformers); "cover" scales until `resize_px` is covered and
             rounds (timm, where the output is not square); "squash" ignores the aspect ratio (Keras,
-            timm, Transformers from 384 pixels on); "none" leaves the image as it is.
-        resize_px: One edge for "short_edge", height and width for "cover" and "squash", else None.
-        interpolation: Pillow's filter; all but "nearest" antialias when they shrink.
+            timm, Transformers from 384 pixels on); "crop_to_aspect_ratio" squashes the largest
+            centred window of `resize_px`'s aspect ratio (KerasHub); "none" leaves the image as it
+            is.
+        resize_px: One edge for "short_edge", height and width for the others, None for "none".
+        interpolation: Pillow's filter.
+        antialias: Whether the filter is widened where it shrinks, as Pillow's are but for
+            "nearest"; without it are "bilinear", "bicubic" and "lanczos" (KerasHub).
         crop_rounding: Where the crop starts when an odd number of pixels goes: torchvision and timm
             round the half to even, Transformers rounds it down.
         divisor: 255.0 brings pixels to [0, 1], 127.5 to [0, 2], 1.0 leaves them.
@@ -300,9 +304,12 @@ class Preprocess:
     """
 
     crop_px: tuple[int, int] = (224, 224)
-    resize_mode: Literal["short_edge", "cover", "squash", "none"] = "short_edge"
+    resize_mode: Literal["short_edge", "cover", "squash", "crop_to_aspect_ratio", "none"] = (
+        "short_edge"
+    )
     resize_px: int | tuple[int, int] | None = 256
     interpolation: Interpolation = "bilinear"
+    antialias: bool = True
     crop_rounding: Literal["half_even", "floor"] = "half_even"
     divisor: float = 255.0
     mean: tuple[float, ...] = IMAGENET_MEAN
@@ -315,6 +322,7 @@ class Preprocess:
             "short_edge": (int, "one edge"),
             "cover": (tuple, "(height, width)"),
             "squash": (tuple, "(height, width)"),
+            "crop_to_aspect_ratio": (tuple, "(height, width)"),
             "none": (type(None), "None"),
         }[self.resize_mode]
         fits = isinstance(self.resize_px, kind)
@@ -324,6 +332,13 @@ class Preprocess:
             edges = value if isinstance(value, tuple) else () if value is None else (value,)
             in_range = all(1 <= edge <= MAX_EDGE_PX for edge in edges)
             require(self, name, in_range, f"1 to {MAX_EDGE_PX} pixels")
+        pillow_alone = self.interpolation in ("box", "hamming")
+        require(
+            self,
+            "antialias",
+            self.antialias or not pillow_alone,
+            f"True with interpolation={self.interpolation!r}",
+        )
         require(self, "divisor", self.divisor > 0, "above 0")
         require(self, "mean", self.mean, "one number per channel")
         same_length = len(self.std) == len(self.mean)

@@ -166,7 +166,7 @@ def kerascv_rows(_: Mapping[str, Row]) -> Iterator[Row]:
             "kerascv_v2" if net.endswith("v2") else "kerascv",
             address=found[preset]["kaggle_handle"],
             num_classes=1000 if head else 0,
-            resize="short_edge 224",
+            resize="crop_to_aspect_ratio 224 aliased",
             pixels="unit",
             note="resize is a guess",
         )
@@ -187,7 +187,7 @@ KERASHUB_VD = {"50": "resnet50d", "101": "resnet101d", "152": "resnet152d"}
 
 
 def kerashub_rows(_: Mapping[str, Row]) -> Iterator[Row]:
-    """KerasHub's presets; its image converter resizes so that the crop is filled."""
+    """KerasHub's presets, with the defaults of its image converter."""
     presets_of = literals("keras_hub", "src/models/resnet/resnet_presets.py")["backbone_presets"]
     for preset, values in presets_of.items():
         net = preset.removesuffix("_imagenet")
@@ -207,7 +207,7 @@ def kerashub_rows(_: Mapping[str, Row]) -> Iterator[Row]:
             "kerashub",
             "kerashub",
             address=values["kaggle_handle"],
-            resize="short_edge 224",
+            resize="crop_to_aspect_ratio 224 aliased",
             **fields,
         )
 

@@ -1,7 +1,8 @@
 """From an image to the net's input, as the framework of the weights does it.
 
 Decoding, resizing and cropping are Pillow's, so the pixels are those of torchvision, timm and
-Transformers' PIL backend. Transformers' torchvision backend resizes in its own arithmetic.
+Transformers' PIL backend. Transformers' torchvision backend resizes in its own arithmetic. Pillow
+always antialiases, so resizing without that is `resnetjax.data.interpolate`.
 """
 
 import contextlib
@@ -17,6 +18,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from resnetjax.config import Preprocess
+from resnetjax.data.interpolate import interpolate
 from resnetjax.errors import BadImage, ConfigError
 
 ImageSource: TypeAlias = bytes | str | os.PathLike[str] | Image.Image | np.ndarray
@@ -25,7 +27,7 @@ ImageSource: TypeAlias = bytes | str | os.PathLike[str] | Image.Image | np.ndarr
 MAX_PIXELS = 178_956_970
 
 
-# Those of Pillow's that `jax.image.resize` has, antialiased where they shrink as Pillow's are.
+# Those of Pillow's that `jax.image.resize` has.
 _DEVICE_FILTERS = {"bilinear": "linear", "bicubic": "cubic", "lanczos": "lanczos3"}
 
 
@@ -73,6 +75,9 @@ def crop(image: Image.Image, config: Preprocess) -> UInt8[np.ndarray, "height wi
     Raises:
         BadImage: Resized, an image this long and thin would have more than `MAX_PIXELS`.
     """
+    top, left, *window_px = _window(image.height, image.width, config)
+    if tuple(window_px) != (image.height, image.width):
+        image = image.crop((left, top, left + window_px[1], top + window_px[0]))
     height, width = _resized_px(image.height, image.width, config)
     if height * width > MAX_PIXELS:
         raise BadImage(
@@ -80,7 +85,11 @@ def crop(image: Image.Image, config: Preprocess) -> UInt8[np.ndarray, "height wi
             f"where {MAX_PIXELS} are allowed"
         )
     if (width, height) != image.size:
-        image = image.resize((width, height), Image.Resampling[config.interpolation.upper()])
+        if config.antialias or config.interpolation == "nearest":
+            image = image.resize((width, height), Image.Resampling[config.interpolation.upper()])
+        else:
+            pixels = interpolate(np.asarray(image), (height, width), config.interpolation)
+            image = Image.fromarray(pixels)
     crop_height, crop_width = config.crop_px
     top = _crop_start(height, crop_height, config.crop_rounding)
     left = _crop_start(width, crop_width, config.crop_rounding)
@@ -101,6 +110,8 @@ def crop_batch(
     import jax  # exported nets in ONNX prepare their images without it
     import jax.numpy as jnp
 
+    top, left, height, width = _window(pixels.shape[1], pixels.shape[2], config)
+    pixels = pixels[:, top : top + height, left : left + width]
     batch, *edges, channels = pixels.shape
     resized = list(_resized_px(edges[0], edges[1], config))
     images = pixels.astype(jnp.float32)
@@ -111,7 +122,8 @@ def crop_batch(
                 f"{tuple(_DEVICE_FILTERS)}"
             )
         shape, method = (batch, *resized, channels), _DEVICE_FILTERS[config.interpolation]
-        images = jnp.clip(jnp.round(jax.image.resize(images, shape, method)), 0, 255)
+        images = jax.image.resize(images, shape, method, antialias=config.antialias)
+        images = jnp.clip(jnp.round(images), 0, 255)
     sides = []
     for edge, wanted in zip(resized, config.crop_px, strict=True):
         start = _crop_start(edge, wanted, config.crop_rounding)
@@ -210,10 +222,21 @@ def _resized_px(height: int, width: int, config: Preprocess) -> tuple[int, int]:
         case "cover", (least_height, least_width):  # timm: ResizeKeepRatio
             ratio = min(height / least_height, width / least_width)
             return round(height / ratio), round(width / ratio)
-        case "squash", (squashed_height, squashed_width):
+        case "squash" | "crop_to_aspect_ratio", (squashed_height, squashed_width):
             return squashed_height, squashed_width
         case _:
             return height, width
+
+
+def _window(height: int, width: int, config: Preprocess) -> tuple[int, int, int, int]:
+    """The part of an image that is resized: top, left, height and width."""
+    if config.resize_mode != "crop_to_aspect_ratio" or not isinstance(config.resize_px, tuple):
+        return 0, 0, height, width
+    target_height, target_width = config.resize_px  # keras/src/backend/numpy/image.py: resize
+    window_height = max(min(height, int(width * target_height / target_width)), 1)
+    window_width = max(min(width, int(height * target_width / target_height)), 1)
+    top, left = (height - window_height) // 2, (width - window_width) // 2
+    return top, left, window_height, window_width
 
 
 def _crop_start(edge: int, crop_edge: int, rounding: str) -> int:

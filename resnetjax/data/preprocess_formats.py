@@ -1,4 +1,4 @@
-"""`Preprocess` from and to the dicts in which timm and Transformers publish their transforms."""
+"""`Preprocess` from and to the dicts in which other libraries publish their transforms."""
 
 import math
 import re
@@ -80,6 +80,7 @@ def to_timm(config: Preprocess) -> dict[str, Any]:
         ConfigError: timm has no such transform; the message names the field.
     """
     _refuse(config, "timm", channel_order="bgr", resize_mode="none")
+    _refuse(config, "timm", resize_mode="crop_to_aspect_ratio", antialias=False)
     crop_pct = _crop_pct(config.crop_px, _pair(config.resize_px))
     scale = config.divisor / 255
     fields = {
@@ -152,6 +153,7 @@ def to_transformers(config: Preprocess) -> dict[str, Any]:
         ConfigError: Transformers has no such transform; the message names the field.
     """
     _refuse(config, "Transformers", channel_order="bgr", resize_mode="cover")
+    _refuse(config, "Transformers", resize_mode="crop_to_aspect_ratio", antialias=False)
     height, width = config.crop_px
     fields = {
         "image_processor_type": "ConvNextImageProcessor",
@@ -181,6 +183,44 @@ def to_transformers(config: Preprocess) -> dict[str, Any]:
     return fields | {"size": {"height": height, "width": width}}
 
 
+def from_kerashub(converter_config: Mapping[str, Any]) -> Preprocess:
+    """What KerasHub's `ImageConverter` does to uint8 images, up to the rounding of a pixel.
+
+    Args:
+        converter_config: The `config` of an `image_converter.json`.
+
+    Raises:
+        ConfigError: It pads, does not resize, or antialiases by a filter that Pillow rounds and
+            clips elsewhere; or a field is malformed.
+
+    Example:
+        >>> from_kerashub({"image_size": [224, 224], "scale": 1 / 255, "offset": -0.5}).mean
+        (0.5, 0.5, 0.5)
+    """
+    fields = {"crop_to_aspect_ratio": True, "interpolation": "bilinear", **converter_config}
+    interpolation, antialias = fields["interpolation"], bool(fields.get("antialias"))
+    if fields.get("pad_to_aspect_ratio") or fields.get("image_size") is None:
+        name = "pad_to_aspect_ratio" if fields.get("pad_to_aspect_ratio") else "image_size"
+        raise ConfigError(f"{name}={fields.get(name)!r} is not supported")
+    if antialias and interpolation not in ("nearest", "bilinear"):
+        raise ConfigError(f"antialias=True with interpolation={interpolation!r} is not supported")
+    size = fields["image_size"]
+    scale = _per_channel("scale", fields.get("scale"), default=1.0, least=1e-6)
+    offset = _per_channel("offset", fields.get("offset"), default=0.0, least=-MAX_EDGE_PX)
+    std = [1 / (255 * factor) for factor in scale]
+    return Preprocess.from_json(
+        {
+            "crop_px": size,
+            "resize_mode": "crop_to_aspect_ratio" if fields["crop_to_aspect_ratio"] else "squash",
+            "resize_px": size,
+            "interpolation": {"lanczos3": "lanczos"}.get(interpolation, interpolation),
+            "antialias": antialias,
+            "mean": [-shift * deviation for shift, deviation in zip(offset, std, strict=True)],
+            "std": std,
+        }
+    )
+
+
 def in_words(config: Preprocess) -> str:
     """How images are prepared, in one line.
 
@@ -191,6 +231,7 @@ def in_words(config: Preprocess) -> str:
     height, width = config.crop_px
     edges = "x".join(map(str, config.resize_px if isinstance(config.resize_px, tuple) else ()))
     resize = f"{config.resize_mode} {edges or config.resize_px} {config.interpolation}"
+    resize += "" if config.antialias else " without antialiasing"
     steps = (
         *([] if config.resize_mode == "none" else [f"resize {resize}"]),
         f"crop {height}x{width}",
@@ -270,10 +311,17 @@ def _crop_pct(crop_px: tuple[int, int], resize_px: tuple[int, int] | None) -> fl
     return None
 
 
-def _numbers(name: str, values: Any, *, count: int) -> list[Any]:
+def _per_channel(name: str, value: Any, *, default: float, least: float) -> list[float]:
+    """Three numbers, of which one alone stands for all."""
+    values = default if value is None else value
+    values = [values] * 3 if isinstance(values, int | float) else values
+    return _numbers(name, values, count=3, least=least)
+
+
+def _numbers(name: str, values: Any, *, count: int, least: float = 0.01) -> list[Any]:
     if not isinstance(values, Iterable) or len(numbers := list(values)) != count:
         raise ConfigError(f"{name}={values!r} is not allowed: use {count} numbers")
-    return [_number(name, value) for value in numbers]
+    return [_number(name, value, least=least) for value in numbers]
 
 
 def _number(name: str, value: Any, *, least: float = 0.01) -> Any:
@@ -284,7 +332,7 @@ def _number(name: str, value: Any, *, least: float = 0.01) -> Any:
     return value
 
 
-def _refuse(config: Preprocess, framework: str, **unsupported: str) -> None:
+def _refuse(config: Preprocess, framework: str, **unsupported: str | bool) -> None:
     for name, value in unsupported.items():
         if getattr(config, name) == value:
             raise ConfigError(f"{framework} has no transform with {name}={value!r}")

@@ -115,7 +115,7 @@ def _input(preprocess: Preprocess) -> dict[str, str]:
         if preprocess.resize_mode == "none"
         else (
             f"{preprocess.resize_mode.replace('_', ' ')} to {preprocess.resize_px} pixels, "
-            f"{preprocess.interpolation}"
+            f"{preprocess.interpolation}{'' if preprocess.antialias else ', not antialiased'}"
         )
     )
     return {

@@ -1,13 +1,17 @@
-"""The presets of KerasHub: a backbone's `config.json`, and a `task.json` where it has a head."""
+"""The presets of KerasHub: a backbone's `config.json`, and files of its head and of its images."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from resnetjax import presets
+from resnetjax.config import Preprocess
+from resnetjax.data import preprocess_formats
 from resnetjax.layouts.description import Description, Wanted
 from resnetjax.weights import bounded_json, keras_config
 from resnetjax.weights.files import KERASHUB_HEAD
+
+TASK_PREPROCESSOR, IMAGE_CONVERTER = "preprocessor.json", "image_converter.json"
 
 
 def parse(values: Mapping[str, Any], folder: Path, wanted: Wanted) -> Description:
@@ -21,4 +25,17 @@ def parse(values: Mapping[str, Any], folder: Path, wanted: Wanted) -> Descriptio
         classes = bounded_json.read(folder / "task.json")["config"]["num_classes"]
     config = keras_config.from_kerashub(values, num_classes=classes) if wanted.net else None
     arch = presets.architecture_of(config) if config else None
-    return Description("kerashub", config, arch, preprocess=None, labels=None)
+    preprocess = _preprocess(folder) if wanted.preprocess else None
+    return Description("kerashub", config, arch, preprocess, labels=None)
+
+
+def _preprocess(folder: Path) -> Preprocess | None:
+    """As KerasHub does, the preprocessor of a task before that of the backbone."""
+    if (folder / TASK_PREPROCESSOR).is_file():
+        task = bounded_json.read(folder / TASK_PREPROCESSOR)
+        converter = task["config"]["image_converter"]
+    elif (folder / IMAGE_CONVERTER).is_file():
+        converter = bounded_json.read(folder / IMAGE_CONVERTER)
+    else:
+        return None
+    return preprocess_formats.from_kerashub(converter["config"]) if converter else None

@@ -183,8 +183,8 @@ def names(glob: str = "*") -> tuple[str, ...]:
 def preprocess_from(cells: Mapping[str, str]) -> Preprocess:
     """What the cells `crop_px`, `resize`, `interpolation` and `pixels` of a line stand for.
 
-    `resize` is "short_edge 256", "squash 224" or "none", and ends in "floor" where crops start at
-    the pixel below.
+    `resize` is "short_edge 256", "squash 224", "crop_to_aspect_ratio 224" or "none", and ends in
+    "floor" where crops start at the pixel below, in "aliased" where nothing is antialiased.
 
     Raises:
         ConfigError: They make no valid `Preprocess`.
@@ -195,9 +195,10 @@ def preprocess_from(cells: Mapping[str, str]) -> Preprocess:
         {
             "crop_px": (int(cells["crop_px"]),) * 2,
             "resize_mode": mode,
-            "resize_px": (resize_px, resize_px) if mode == "squash" else resize_px,
+            "resize_px": resize_px if mode in ("short_edge", "none") else (resize_px, resize_px),
             "interpolation": cells["interpolation"],
-            "crop_rounding": "floor" if more[-1:] == ["floor"] else "half_even",
+            "antialias": "aliased" not in more,
+            "crop_rounding": "floor" if "floor" in more else "half_even",
             **PIXELS[cells["pixels"]],
         }
     )

@@ -1,4 +1,5 @@
 import contextlib
+import dataclasses
 import io
 import json
 import struct
@@ -264,6 +265,27 @@ def test_preprocessing_gives_what_a_net_takes():
     assert (result.shape, result.dtype) == ((224, 224, 3), np.float32)
 
 
+def test_without_antialiasing_pixels_between_the_taps_do_not_count():
+    # Four rows and columns for one: each new pixel lies between the second and the third.
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 48, 3), np.uint8)
+    config = Preprocess(crop_px=(8, 12), resize_mode="squash", resize_px=(8, 12), antialias=False)
+    groups = pixels.reshape(8, 4, 12, 4, 3)[:, 1:3, :, 1:3].astype(float)
+    expected = np.rint(groups.mean((1, 3)))
+    np.testing.assert_array_equal(crop(decode(pixels), config), expected)
+    of_one = dataclasses.replace(config, mean=(0.5,), std=(0.5,))
+    grey = crop(decode(pixels[..., 0], channels=1), of_one)
+    np.testing.assert_array_equal(grey[..., 0], expected[..., 0])
+
+
+def test_a_window_of_the_aspect_ratio_is_what_is_resized():
+    pixels = np.random.default_rng(0).integers(0, 256, (31, 47, 3), np.uint8)
+    size = (16, 16)
+    config = Preprocess(crop_px=size, resize_mode="crop_to_aspect_ratio", resize_px=size)
+    squash = dataclasses.replace(config, resize_mode="squash")
+    window = pixels[:, 8:39]
+    np.testing.assert_array_equal(crop(decode(pixels), config), crop(decode(window), squash))
+
+
 def test_a_preprocess_survives_json():
     original = Preprocess(resize_mode="squash", resize_px=(224, 256), channel_order="bgr")
     assert Preprocess.from_json(json.loads(json.dumps(original.to_json()))) == original
@@ -282,6 +304,8 @@ def test_a_preprocess_survives_json():
         ({"resize_mode": "none"}, "resize_px=256.*None"),
         ({"resize_mode": "long_edge"}, "resize_mode='long_edge'.*'short_edge', 'cover'"),
         ({"interpolation": "random"}, "interpolation='random'.*'bicubic'"),
+        ({"antialias": False, "interpolation": "box"}, "antialias=False.*True with.*'box'"),
+        ({"resize_mode": "crop_to_aspect_ratio"}, r"resize_px=256.*\(height, width\)"),
         ({"divisor": 0}, "divisor=0.*above 0"),
         ({"mean": []}, "mean"),
         ({"mean": [float("nan")] * 3}, "mean"),

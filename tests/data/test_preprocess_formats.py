@@ -1,12 +1,15 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from resnetjax.config import HALF_MEAN, HALF_STD, Preprocess
+from resnetjax.data.preprocess import normalize
 from resnetjax.data.preprocess_formats import (
+    from_kerashub,
     from_timm,
     from_transformers,
     to_timm,
@@ -113,6 +116,11 @@ def test_timm_gets_the_crop_pct_that_it_publishes(resize_px, crop_pct):
     [
         ({"channel_order": "bgr"}, "channel_order='bgr'"),
         ({"resize_mode": "none", "resize_px": None}, "resize_mode='none'"),
+        ({"antialias": False}, "antialias=False"),
+        (
+            {"resize_mode": "crop_to_aspect_ratio", "resize_px": (224, 224)},
+            "resize_mode='crop_to_aspect_ratio'",
+        ),
         ({"crop_px": (192, 256)}, r"resize_px=256.*crop_px=\(192, 256\)"),
         ({"resize_mode": "squash", "resize_px": (300, 231)}, "one crop_pct"),
     ],
@@ -247,3 +255,61 @@ def test_what_transformers_cannot_do_is_refused_by_field(config, message):
 def test_malformed_transformers_fields_are_refused_by_name(processor_config, message):
     with pytest.raises(ConfigError, match=message):
         from_transformers(processor_config)
+
+
+# What KerasHub 0.32 writes, but for what its layers have in common.
+IMAGE_CONVERTER = {
+    "name": "res_net_image_converter",
+    "image_size": [224, 288],
+    "scale": [0.025, 0.02, 0.01],
+    "offset": [-2.0, -1.0, 0.5],
+    "interpolation": "bicubic",
+    "antialias": False,
+    "crop_to_aspect_ratio": True,
+    "pad_to_aspect_ratio": False,
+    "bounding_box_format": "yxyx",
+}
+
+
+def test_an_image_converter_of_kerashub_is_scale_and_offset():
+    config = from_kerashub(IMAGE_CONVERTER)
+    geometry = {"crop_px": (224, 288), "resize_px": (224, 288), "interpolation": "bicubic"}
+    expected = Preprocess(
+        resize_mode="crop_to_aspect_ratio",
+        antialias=False,
+        mean=config.mean,
+        std=config.std,
+        **geometry,
+    )
+    assert config == expected
+    pixels = np.arange(256)[:, None] * np.ones(3)
+    scaled = pixels * IMAGE_CONVERTER["scale"] + IMAGE_CONVERTER["offset"]
+    np.testing.assert_allclose(normalize(pixels, config), scaled, atol=1e-5)
+
+
+def test_an_image_converter_of_kerashub_may_leave_pixels_and_shape_alone():
+    fields = {"scale": None, "offset": None, "crop_to_aspect_ratio": False}
+    config = from_kerashub(IMAGE_CONVERTER | fields | {"interpolation": "lanczos3"})
+    assert (config.resize_mode, config.interpolation) == ("squash", "lanczos")
+    pixels = np.arange(256)[:, None] * np.ones(3)
+    np.testing.assert_allclose(normalize(pixels, config), pixels, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"image_size": None}, "image_size=None"),
+        ({"pad_to_aspect_ratio": True}, "pad_to_aspect_ratio=True"),
+        ({"antialias": True}, "antialias=True with interpolation='bicubic'"),
+        ({"interpolation": "lanczos5"}, "interpolation='lanczos5'"),
+        ({"image_size": [224]}, "crop_px"),
+        ({"image_size": [224, 0]}, "crop_px"),
+        ({"scale": "1"}, "scale='1'"),
+        ({"scale": [0.1, 0.0, 0.1]}, "scale=0.0"),
+        ({"scale": [0.1]}, "scale"),
+        ({"offset": [None] * 3}, "offset"),
+    ],
+)
+def test_image_converters_that_cannot_be_followed_are_refused_by_field(fields, message):
+    with pytest.raises(ConfigError, match=message):
+        from_kerashub(IMAGE_CONVERTER | fields)

@@ -149,6 +149,23 @@ def test_a_predictor_resizes_on_the_device_as_pillow_does():
         assert np.abs(found - expected).mean() < 0.2
 
 
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos"])
+@pytest.mark.parametrize("crop_px", [(24, 33), (90, 61)])
+def test_the_device_resizes_the_same_window_without_antialiasing(interpolation, crop_px):
+    config = rj.Preprocess(
+        crop_px=crop_px,
+        resize_mode="crop_to_aspect_ratio",
+        resize_px=crop_px,
+        interpolation=interpolation,
+        antialias=False,
+    )
+    large = np.random.default_rng(0).integers(0, 256, (2, 61, 45, 3), np.uint8)
+    expected = np.stack([crop(Image.fromarray(x), config) for x in large]).astype(int)
+    found = np.asarray(jax.jit(crop_batch, static_argnums=1)(large, config))
+    assert np.abs(found - expected).max() <= 1  # float32 rounds otherwise between two levels
+    assert np.abs(found - expected).mean() < 0.05
+
+
 def test_a_resizing_predictor_takes_images_of_another_size(pre):
     config = dataclasses.replace(SMALL, resize_mode="squash", resize_px=(32, 32))
     large = np.stack([np.asarray(Image.fromarray(x).resize((70, 50), 0)) for x in PIXELS])

@@ -6,9 +6,12 @@ its default since version 5, resizes in torch's arithmetic: its two backends dif
 
 from pathlib import Path
 
+import keras
+import keras_hub
 import numpy as np
 import pytest
 import torch
+from keras.src.backend.jax.image import resize as keras_jax_resize
 from PIL import Image
 from timm.data.transforms_factory import transforms_imagenet_eval
 from torchvision.models import ResNet50_Weights
@@ -30,6 +33,7 @@ from transformers import (
     ViTImageProcessorPil,
 )
 
+import resnetjax as rj
 from resnetjax.config import (
     HALF_MEAN,
     HALF_STD,
@@ -40,6 +44,7 @@ from resnetjax.config import (
 from resnetjax.data import labels
 from resnetjax.data.preprocess import crop, decode, normalize, preprocess
 from resnetjax.data.preprocess_formats import (
+    from_kerashub,
     from_timm,
     from_transformers,
     to_timm,
@@ -239,6 +244,53 @@ def test_transformers_torchvision_processors_normalise_to_six_digits(photographs
     image = as_torch_users_open(photographs[-1])
     expected = channels_last(reference(image, return_tensors="pt")["pixel_values"][0])
     np.testing.assert_allclose(normalize(np.asarray(image), Preprocess()), expected, atol=5e-7)
+
+
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos3"])
+@pytest.mark.parametrize("crop_to_aspect_ratio", [True, False])
+def test_keras_resizes_on_jax_to_the_same_pixels(photographs, interpolation, crop_to_aspect_ratio):
+    # Up to its float32, which rounds the other way where a value lies between two levels, and where
+    # the nearest pixel is one of two.
+    options = {"interpolation": interpolation, "crop_to_aspect_ratio": crop_to_aspect_ratio}
+    config = from_kerashub({"image_size": (224, 288), **options})
+    differences = []
+    for path in photographs[-4:]:
+        pixels = np.asarray(as_torch_users_open(path))
+        resized = keras_jax_resize(pixels, (224, 288), data_format="channels_last", **options)
+        expected = np.clip(np.rint(resized), 0, 255).astype(int)
+        differences.append(np.abs(crop(decode(path), config) - expected))
+    assert np.mean(np.greater(differences, 1)) <= (0.01 if interpolation == "nearest" else 0)
+    assert np.mean(np.equal(differences, 1)) < 1e-3
+
+
+@pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # Keras with torch's tensors
+@pytest.mark.parametrize("antialias", [False, True])
+def test_a_preset_of_kerashub_prepares_images_as_it_does_there(photographs, tmp_path, antialias):
+    converter = keras_hub.layers.ResNetImageConverter(
+        image_size=(224, 192),
+        scale=[1 / 255 / deviation for deviation in IMAGENET_STD],
+        offset=[-mean / std for mean, std in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)],
+        antialias=antialias,
+    )
+    backbone = keras_hub.models.ResNetBackbone(
+        input_conv_filters=[64],
+        input_conv_kernel_sizes=[7],
+        stackwise_num_filters=[64, 128],
+        stackwise_num_blocks=[1, 1],
+        stackwise_num_strides=[1, 2],
+        block_type="basic_block",
+    )
+    preprocessor = keras_hub.models.ResNetImageClassifierPreprocessor(converter)
+    for folder, part in (("task", preprocessor), ("backbone", converter)):
+        backbone.save_to_preset(tmp_path / folder)
+        part.save_to_preset(tmp_path / folder)
+        config = rj.load(tmp_path / folder).preprocess
+        assert config is not None
+        for path in photographs[-4:]:
+            image = np.asarray(as_torch_users_open(path))
+            expected = keras.ops.convert_to_numpy(preprocessor(image))
+            level = 1 / 255 / min(IMAGENET_STD) + 1e-5
+            np.testing.assert_allclose(preprocess(path, config), expected, atol=level)
 
 
 def test_imagenet_names_hold_those_of_torchvision():
