@@ -171,8 +171,7 @@ def _leaves(plan: Plan) -> Iterator[tuple[str, Leaf]]:
 def _conv_leaves(prefix: str, conv: Conv, *, norm_first: bool) -> Iterator[tuple[str, Leaf]]:
     if conv.norm and norm_first:
         yield from _norm_leaves(prefix, conv.norm)
-    shape = (conv.kernel, conv.kernel, conv.in_features // conv.groups, conv.features)
-    yield f"{prefix}{conv.name}/kernel", Leaf("params", shape, "conv", conv.zero_init)
+    yield f"{prefix}{conv.name}/kernel", Leaf("params", conv.kernel_shape, "conv", conv.zero_init)
     if conv.bias:
         yield f"{prefix}{conv.name}/bias", Leaf("params", (conv.features,), "bias")
     if conv.norm and not norm_first:

@@ -39,7 +39,9 @@ class Conv:
     """A convolution with the norm and activation that belong to it.
 
     They follow it in the stem, in shortcuts and in v1 blocks, and precede it in v2 blocks. `pool`
-    comes last (anti-aliasing). `as_dot` says that a 1x1 convolution runs as a matrix product.
+    comes last (anti-aliasing). `form` is how it is computed: by XLA's convolution, as the matrix
+    product that a 1x1 convolution is, or by Winograd's algorithm, whose kernels are stored
+    transformed (`resnetjax.nn.winograd`).
     """
 
     name: str
@@ -56,7 +58,13 @@ class Conv:
     activation: Activation | None = None
     pool: Pool | None = None
     zero_init: bool = False
-    as_dot: bool = False
+    form: Literal["xla", "dot", "winograd"] = "xla"
+
+    @property
+    def kernel_shape(self) -> tuple[int, int, int, int]:
+        """Of the array: height, width, in, out."""
+        edge = 4 if self.form == "winograd" else self.kernel
+        return edge, edge, self.in_features // self.groups, self.features
 
 
 @dataclass(frozen=True)

@@ -3,17 +3,23 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from resnetjax.errors import ConfigError
 from resnetjax.infer.fold import fold
+from resnetjax.measure import leaves
+from resnetjax.nn import winograd
 from resnetjax.nn.resnet import ResNet
-from resnetjax.pretrained import Variables
+from resnetjax.pretrained import Variables, flatten
 from resnetjax.specs import Block, Conv, Plan, Shortcut, Stage, Stem
+
+# From here on the matrix products outweigh the transforms.
+_WINOGRAD_FEATURES = 64
 
 
 def compile_inference(
@@ -62,27 +68,46 @@ def for_inference(
 ) -> tuple[ResNet, Variables]:
     """The folded net in the form that JAX's default device runs fastest, and its arrays.
 
-    On a CPU 1x1 convolutions are matrix products. Kernels are kept in the dtype of the arithmetic.
+    On a CPU 1x1 convolutions are matrix products, and in float32 the wider ones of 3x3 at stride 1
+    go by Winograd's algorithm, whose kernels are 16/9 as large. Kernels are kept in the dtype of
+    the arithmetic.
     """
-    net, folded = fold(model, variables)
+    net, arrays = fold(model, variables)
+    folded = flatten(arrays)
+    dtype = jnp.dtype(net.dtype if dtype is None else dtype)
+    plan = net.net
+    assert plan is not None
     if _on_cpu():
-        net = net.clone(net=_with_dots(net.net))
-    net = net.clone(dtype=net.dtype if dtype is None else dtype)
-    # Kernels alone: scales and shifts are few, and their rounding would count.
-    params = jax.tree.map(lambda x: x.astype(net.dtype) if x.ndim > 1 else x, folded)
-    return net, params
+        plan = _fastest(plan, exact=dtype == jnp.float32)
+    params = {}
+    for path, leaf in leaves(plan).items():
+        array = folded[path]
+        if array.shape != leaf.shape:
+            array = winograd.transform(array)
+        # Kernels alone: scales and shifts are few, and their rounding would count.
+        params[tuple(path.split("/"))] = array.astype(dtype) if array.ndim > 1 else array
+    nested = flax.traverse_util.unflatten_dict(jax.device_put(params))
+    return net.clone(net=plan, dtype=dtype), {"params": nested}
 
 
-def _with_dots(node: Any) -> Any:
-    """A plan, or a part of one, whose 1x1 convolutions are matrix products."""
+def _fastest(node: Any, *, exact: bool) -> Any:
+    """A plan, or a part of one, with the forms of convolutions that a CPU is fastest in."""
     if isinstance(node, tuple):
-        return tuple(map(_with_dots, node))
+        return tuple(_fastest(part, exact=exact) for part in node)
     if isinstance(node, Conv):
-        return dataclasses.replace(node, as_dot=node.kernel == node.groups == 1)
+        return dataclasses.replace(node, form=_fastest_form(node, exact=exact))
     if isinstance(node, Plan | Stem | Stage | Block | Shortcut):
         parts = {field.name: getattr(node, field.name) for field in dataclasses.fields(node)}
-        return type(node)(**{name: _with_dots(part) for name, part in parts.items()})
+        return type(node)(**{name: _fastest(part, exact=exact) for name, part in parts.items()})
     return node
+
+
+def _fastest_form(conv: Conv, *, exact: bool) -> Literal["xla", "dot", "winograd"]:
+    if conv.kernel == conv.groups == 1:
+        return "dot"
+    plain = conv.kernel == 3 and conv.stride == conv.dilation == conv.groups == 1
+    wide = conv.in_features >= _WINOGRAD_FEATURES
+    return "winograd" if exact and plain and wide and conv.padding in (1, "same") else "xla"
 
 
 def _on_cpu() -> bool:

@@ -14,6 +14,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from resnetjax.config import Activation
+from resnetjax.nn import winograd
 from resnetjax.specs import Conv, Padding, Pool
 
 Images = Float[Array, "batch height width channels"]
@@ -40,7 +41,9 @@ def activate(x: Images, activation: Activation | None) -> Images:
 
 def convolve(x: Images, kernel: Kernel, conv: Conv) -> Maps:
     """The convolution that a plan's `Conv` describes, without bias."""
-    if conv.as_dot:
+    if conv.form == "winograd":
+        return winograd.convolve(x, kernel)
+    if conv.form == "dot":
         pixels = x[:, :: conv.stride, :: conv.stride]
         flat = pixels.reshape(-1, conv.in_features) @ kernel[0, 0]
         return flat.reshape(*pixels.shape[:3], conv.features)

@@ -45,8 +45,8 @@ class Convolution(nn.Module):
     def __call__(self, x: Images) -> Maps:
         """The convolution alone; norm, activation and pool are the block's to order."""
         conv, dtype = self.spec, self.mode.dtype
-        shape = (conv.kernel, conv.kernel, conv.in_features // conv.groups, conv.features)
-        kernel = self.param("kernel", initializer("conv", zero_init=conv.zero_init), shape)
+        init = initializer("conv", zero_init=conv.zero_init)
+        kernel = self.param("kernel", init, conv.kernel_shape)
         if conv.standardize_eps is not None:
             kernel = functions.standardize(kernel, conv.standardize_eps)
         x = functions.convolve(x.astype(dtype), kernel.astype(dtype), conv)

@@ -18,7 +18,7 @@ from resnetjax.data.preprocess import crop, crop_batch, normalize
 from resnetjax.errors import ConfigError
 from resnetjax.infer.batches import in_turn
 from resnetjax.infer.compiled import for_inference
-from resnetjax.nn import functions
+from resnetjax.nn import functions, winograd
 from resnetjax.specs import Conv
 
 CONFIG = rj.ResNetConfig(
@@ -81,7 +81,7 @@ def test_pointwise_convolutions_as_dots_are_the_same_convolutions():
     for stride, padding in itertools.product((1, 2, 3), (0, "same")):
         conv = Conv("conv", 4, 5, 1, stride, 1, 1, padding, bias=False, standardize_eps=None)
         expected = functions.convolve(x, kernel, conv)
-        found = functions.convolve(x, kernel, dataclasses.replace(conv, as_dot=True))
+        found = functions.convolve(x, kernel, dataclasses.replace(conv, form="dot"))
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
@@ -89,9 +89,38 @@ def test_on_a_cpu_pointwise_convolutions_alone_become_dots(pre):
     net = for_inference(pre.model, pre.variables)[0].net
     convs = [conv for stage in net.stages for block in stage.blocks
              for conv in (*block.convs, block.shortcut.conv) if conv]  # fmt: skip
-    assert [conv.kernel for conv in convs if conv.as_dot] == [1] * 6
-    assert [conv.kernel for conv in convs if not conv.as_dot] == [3] * 2
-    assert not net.stem.convs[0].as_dot
+    assert [conv.kernel for conv in convs if conv.form == "dot"] == [1] * 6
+    assert [conv.kernel for conv in convs if conv.form == "xla"] == [3] * 2
+    assert net.stem.convs[0].form == "xla"
+
+
+@pytest.mark.parametrize("edges", [(1, 1), (2, 3), (7, 7), (8, 6)])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_winograd_s_convolution_is_the_same_convolution(edges, dtype):
+    with jax.enable_x64(dtype == "float64"):
+        x = jnp.asarray(np.random.default_rng(0).normal(size=(2, *edges, 4)), dtype)
+        kernel = jnp.asarray(np.random.default_rng(1).normal(size=(3, 3, 4, 5)), dtype)
+        conv = Conv("conv", 4, 5, 3, 1, 1, 1, 1, bias=False, standardize_eps=None)
+        expected = functions.convolve(x, kernel, conv)
+        transformed = winograd.transform(kernel)
+        assert transformed.dtype == dtype
+        assert transformed.shape == dataclasses.replace(conv, form="winograd").kernel_shape
+        found = jax.jit(winograd.convolve)(x, transformed)
+        np.testing.assert_allclose(found, expected, atol=1e-4 if dtype == "float32" else 1e-13)
+
+
+@pytest.mark.parametrize(("dtype", "form"), [("float32", "winograd"), ("bfloat16", "xla")])
+def test_on_a_cpu_wide_convolutions_of_3x3_go_by_winograd_s_algorithm_in_float32(dtype, form):
+    config = CONFIG.replace(widths=(64, 128), stem_width=64)
+    model, variables = rj.create(config)
+    net, params = for_inference(model, variables, dtype=dtype)
+    second = [block.convs[1] for stage in net.net.stages for block in stage.blocks]
+    assert [(conv.stride, conv.form) for conv in second] == [(1, form), (2, "xla")]
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(3, 37, 37, 3)), jnp.float32)
+    expected = model.apply(variables, images, train=False)
+    tolerance = 1e-5 if dtype == "float32" else 0.05
+    spread = np.abs(expected - expected.mean(0, keepdims=True)).max()
+    np.testing.assert_allclose(net.apply(params, images), expected, atol=tolerance * spread)
 
 
 def test_a_predictor_scores_any_number_of_images(pre, logits):
