@@ -188,11 +188,11 @@ def test_the_commands_and_snippets_of_deploying_run(served, monkeypatch, capsys)
     said = [run(command, capsys) for command in lines(DEPLOY, "sh")]
     assert len(json.loads(said[-1])) == 3
     snippets = blocks(DEPLOY, "python")
-    assert len(snippets) >= 6
+    assert len(snippets) >= 8
     for snippet in snippets:
         exec(compile(snippet, str(DEPLOY), "exec"), {})
     said = capsys.readouterr().out
-    assert said.count("(2, 10)") == 3
+    assert said.count("(2, 10)") == 5
     assert "photos/owl.jpg" in said
     command = re.search(r"`(resnetjax export [^`]*--calibration[^`]*)`", DEPLOY.read_text())[1]
     run(command, capsys)

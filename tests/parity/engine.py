@@ -28,7 +28,7 @@ SIDES: dict[str, ModuleType] = {
         ("torchvision", "timm", "transformers", "akamaster", "bit", "transformers_flax"), torch_side
     ),
     **dict.fromkeys(("keras", "keras_hub"), keras_side),
-    **dict.fromkeys(("tf_keras", "keras_cv", "slim"), tensorflow_side),
+    **dict.fromkeys((*keras_side.TF_KERAS, "slim"), tensorflow_side),
 }
 
 

@@ -83,9 +83,25 @@ def _cv(keras: Any, net: str, arguments: Any, depths: Any, widths: Any) -> Any:
     return keras_cv.models.ImageClassifier(backbone, num_classes=classes, activation="linear")
 
 
+def _resnext(keras: Any, net: str, arguments: Any, depths: Any, widths: Any) -> Any:
+    """ResNeXt as keras-applications built it: of its blocks, which tf_keras still has."""
+    module = importlib.import_module(f"{keras.__name__}.src.applications.resnet")
+    depths = depths or {"ResNeXt50": (3, 4, 6, 3), "ResNeXt101": (3, 4, 23, 3)}[net]
+
+    def stages(x: Any) -> Any:
+        for i, depth in enumerate(depths):
+            x = module.stack3(x, 128 * 2**i, depth, stride1=2 if i else 1, name=f"conv{i + 2}")
+        return x
+
+    given = {"weights": None, "classifier_activation": None, **arguments}
+    images = keras.Input((None, None, 3))
+    return module.ResNet(stages, preact=False, use_bias=False, input_tensor=images, **given)
+
+
 BUILDERS: dict[str, Callable[..., Any]] = {
     "keras": _application,
     "tf_keras": _application,
+    "keras-applications": _resnext,
     "keras_hub": _hub,
     "keras_cv": _cv,
 }

@@ -155,6 +155,19 @@ ROWS: tuple[Row, ...] = (
         for framework, depth, layout in _TOPLESS
         for row in _applications(framework, depth, (layout,), v2=v2, top=False)
     ),
+    # Its models hold code, which is refused: weights alone.
+    *(
+        Row(
+            name=f"keras-applications/ResNeXt{depth}-h5",
+            framework="keras-applications",
+            net=f"ResNeXt{depth}",
+            layout="h5 weights",
+            arch=f"keras_resnext{depth}",
+            short=_V1,
+            large=depth != 50,
+        )
+        for depth in (50, 101)
+    ),
     # KerasHub
     *_hub("resnet_18", KERAS_3, arch="resnet18"),
     *_hub("resnet_34", ("weights.h5",), arch="resnet34", large=True),

@@ -28,7 +28,7 @@ BACK: dict[Layout, str] = {
     "bundle": "back.npz",
     "npz": "back.npz",
 }
-TF_KERAS = ("tf_keras", "keras_cv")
+TF_KERAS = ("tf_keras", "keras-applications", "keras_cv")
 
 
 def make(row: Row, size: Size, images: np.ndarray, folder: Path) -> tuple[Any, Outputs, Path]:

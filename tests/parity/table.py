@@ -40,8 +40,9 @@ FAMILIES = (
         "`.h5`, `.weights.h5`: `load_weights`; `.keras`: `load_model`",
     ),
     (
-        "tf_keras, keras_cv",
-        "tf_keras and KerasCV on TensorFlow, in another process",
+        "tf_keras, keras-applications, keras_cv",
+        "tf_keras, keras-applications' ResNeXt of its blocks, KerasCV: on TensorFlow, in another "
+        "process",
         "`.h5`: `load_weights`, for Keras 3's `.weights.h5` is not read there",
     ),
     (
