@@ -11,7 +11,7 @@ The peers (torch, torchvision) must be installed: `make parity-env` makes an env
 them, in .venv-parity.
 """
 
-import importlib
+import functools
 import json
 import subprocess
 import sys
@@ -31,53 +31,36 @@ LIMITS = {"time_ratio": 1.5, "peak_memory_over_file": 2.2, "import_added_s": 0.1
 
 def main() -> None:
     """Runs one of the benchmarks."""
+    from finetune_digits import finetune
+
     verbs = {
-        "infer": infer, "train": train, "load": load, "pipeline": pipeline, "loop": loop,
+        "infer": functools.partial(compare, "infer"),
+        "train": functools.partial(compare, "train"),
+        "load": load,
+        "pipeline": pipeline,
+        "loop": loop,
         "train-parity": train_parity,
-    }  # fmt: skip
-    verbs["finetune"] = importlib.import_module("finetune_digits").finetune
+        "finetune": finetune,
+    }
     children = {"memory-of": memory_of, "imports": imports}
     tyro.extras.subcommand_cli_from_dict({**verbs, **children})
 
 
-def infer(
-    *,
-    grid: Literal["default", "full"] = "default",
-    peers: tuple[str, ...] = (),
-    out: Path | None = None,
-) -> None:
-    """Compare `rj.compile_inference` with whichever peers are installed, on JAX's device.
-
-    Args:
-        grid: "full" takes more nets, and every peer.
-        peers: These alone, by their names in the table.
-        out: Where the JSON goes, beside the terminal; docs/benchmarks.md is renewed from it.
-    """
-    _compare("infer", grid, peers, out)
-
-
-def train(
-    *,
-    grid: Literal["default", "full"] = "default",
-    peers: tuple[str, ...] = (),
-    out: Path | None = None,
-) -> None:
-    """Compare training steps with whichever peers are installed, on JAX's device.
-
-    Args:
-        grid: "full" takes more nets, and every peer.
-        peers: These alone, by their names in the table.
-        out: Where the JSON goes, beside the terminal; docs/benchmarks.md is renewed from it.
-    """
-    _compare("train", grid, peers, out)
-
-
-def _compare(
+def compare(
     kind: Literal["infer", "train"],
-    grid: Literal["default", "full"],
-    peers: tuple[str, ...],
-    out: Path | None,
+    *,
+    grid: Literal["default", "full"] = "default",
+    peers: tuple[str, ...] = (),
+    out: Path | None = None,
 ) -> None:
+    """Compare `rj.compile_inference`, or training steps, with the peers that are installed.
+
+    Args:
+        kind: Which of the two.
+        grid: "full" takes more nets, and every peer.
+        peers: These alone, by their names in the table.
+        out: Where the JSON goes, beside the terminal; docs/benchmarks.md is renewed from it.
+    """
     import speed
     import speed_tables
 
