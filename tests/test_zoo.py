@@ -622,6 +622,23 @@ def test_a_msgpack_is_restored_by_flax_and_comes_back_bit_for_bit(tmp_path, dial
     assert_bit_equal(flatten(after.variables), flatten(before.variables))
 
 
+def test_a_training_state_of_flax_is_read_without_its_optimizer(tmp_path):
+    before = pretrained(plainest("flax_example"), labels=LABELS)
+    saving.save(before, tmp_path / "net.msgpack", dialect="flax_example")
+    variables = flax.serialization.msgpack_restore((tmp_path / "net.msgpack").read_bytes())
+    state = {
+        "step": np.int32(250_200),
+        "opt_state": {"0": {"trace": variables["params"]}, "1": {"count": np.int32(1)}},
+        "dynamic_scale": None,
+        **variables,
+    }
+    path = tmp_path / "checkpoint_250200"
+    path.write_bytes(flax.serialization.msgpack_serialize(state))
+    after = zoo.load(path, config=before.config, labels=LABELS, preprocess=before.preprocess)
+    assert after.source.dialect == "flax_example"
+    assert_bit_equal(flatten(after.variables), flatten(before.variables))
+
+
 @pytest.mark.parametrize("name", ["net", "net.safetensors", "net.v2"])
 def test_f06_a_net_for_blue_first_gives_the_same_logits_once_it_is_ours(tmp_path, name):
     before = pretrained(

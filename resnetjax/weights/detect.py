@@ -124,7 +124,7 @@ def _nearest(arrays: Mapping[str, np.ndarray]) -> tuple[_Fit, Detection] | None:
     for dialect in DIALECTS.values():
         theirs = strip_root(dialect, arrays)
         probe = Probe(dialect, theirs)
-        if dialect.numbered or not probe.depths(probe.skeleton()):
+        if dialect.numbered or not probe.blocks(1, probe.skeleton()):
             continue
         for name in dialect.architectures():
             config = ARCHITECTURES[name]

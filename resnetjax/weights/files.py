@@ -39,6 +39,7 @@ _COUNTERS = ("num_batches_tracked", "n_averaged")  # of batch norm and of Averag
 # A preset of KerasHub's keeps what is not the backbone in a file of its own.
 KERASHUB_BACKBONE, KERASHUB_HEAD = "model.weights.h5", "task.weights.h5"
 _COLLECTIONS = ("params/", "batch_stats/")  # of Flax; no name is in both
+_OPTIMIZER = "opt_state/"  # beside them in a state of `flax.training`
 
 # How formats that are not read begin.
 _FOREIGN = {
@@ -169,13 +170,13 @@ def _read_bundle(prefix: Path) -> WeightFile:
 
 
 def _merged(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Returns the arrays of Flax's collections beside each other."""
-    names = {name: name for name in arrays}
+    """Returns the arrays of Flax's collections beside each other, without an optimiser's."""
+    names = {name: name for name in arrays if not name.startswith(_OPTIMIZER)}
     for prefix in _COLLECTIONS:
         names = {name: short.removeprefix(prefix) for name, short in names.items()}
     if len(set(names.values())) < len(names):
         raise CorruptFile(f"{' and '.join(_COLLECTIONS)} have an array of the same name")
-    return {names[name]: array for name, array in arrays.items()}
+    return {short: arrays[name] for name, short in names.items()}
 
 
 def _index(data: memoryview) -> dict[str, Any] | None:

@@ -68,7 +68,7 @@ FLAX_EXAMPLE = Dialect(
         Rule("head", "Dense_0"),
     ),
     **_FLAX,
-    preprocess=Preprocess(resize_px=256),
+    preprocess=Preprocess(interpolation="bicubic", antialias=False),
     families=("flax_resnet*",),
     base={"padding": "same_blocks", "stem_pool_padding": "same"},
     expresses={"block": ("basic", "bottleneck"), "stem_width": ANY},

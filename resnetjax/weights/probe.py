@@ -124,11 +124,11 @@ class Probe:
     def depths(self, skeleton: ResNetConfig) -> tuple[int, ...]:
         """Number of blocks of each stage."""
         depths: list[int] = []
-        while (blocks := self._blocks(len(depths) + 1, skeleton)) > 0:
+        while (blocks := self.blocks(len(depths) + 1, skeleton)) > 0:
             depths.append(blocks)
         return tuple(depths)
 
-    def _blocks(self, stage: int, skeleton: ResNetConfig) -> int:
+    def blocks(self, stage: int, skeleton: ResNetConfig) -> int:
         """Number of blocks of a stage; one whose every part is missing ends it."""
         block = 0
         parts = ("conv1/kernel", "conv2/kernel", "norm1/scale", "norm2/scale")

@@ -46,6 +46,7 @@ PUBLISHERS: dict[str, str] = {
     "slim": "tensorflow/models, research/slim: README.md and preprocessing",
     "tfhub": "tensorflow/tfhub.dev, docs/google/models/imagenet/resnet_v*/classification/5.md",
     "bit": "google-research/big_transfer, README.md; preprocess is that of timm's copies",
+    "flax": "google/flax, examples/imagenet/README.md and input_pipeline.py",
     "akamaster": "akamaster/pytorch_resnet_cifar10: README.md, trainer.py",
     "mlperf": "mlcommons/tiny, benchmark/training/image_classification",
 }
@@ -60,6 +61,7 @@ ACCURACY_SOURCES: dict[str, str] = {
     "keras_2017": "keras-team/keras-applications, README.md at commit 05ff4705: center crop",
     "slim": "tensorflow/models, research/slim/README.md: single crop",
     "bit": "google-research/big_transfer, README.md: accuracy of the distilled models' paper",
+    "flax": "google/flax, examples/imagenet/README.md: run v100_x8",
     "akamaster": "akamaster/pytorch_resnet_cifar10, README.md: error on the test set",
 }
 

@@ -149,7 +149,8 @@ def test_a_given_config_takes_the_files_classes_and_channels():
 
 @pytest.mark.parametrize(("dialect", "arch"), [
     ("torchvision", "resnet50"), ("timm", "seresnet50"), ("timm_v2", "resnetv2_50"),
-    ("transformers", "resnet50"), ("akamaster", "cifar_resnet20"),
+    ("transformers", "resnet50"), ("akamaster", "cifar_resnet20"), ("keras", "keras_resnet50"),
+    ("flax_example", "flax_resnet50"), ("jax_resnet", "resnet50"),
 ])  # fmt: skip
 def test_an_array_that_is_lacking_does_not_hide_the_architecture(dialect, arch):
     # so that the fault is reported against the net that was meant

@@ -40,6 +40,7 @@ COUNTS = {
     "slim": 6,
     "tfhub": 6,
     "bit": 22,
+    "flax": 1,
     "akamaster": 6,
     "mlperf": 1,
 }
