@@ -108,6 +108,7 @@ NET = ResNetConfig(
 )
 
 
+@pytest.mark.slow
 def test_a_whole_net_starts_alike_by_module_and_by_plan():
     images = jnp.zeros((1, 8, 8, 3))
     key = jax.random.key(0, impl="rbg")  # which compiles fastest

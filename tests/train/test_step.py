@@ -278,6 +278,7 @@ def test_the_logged_norm_is_that_of_the_gradient_of_what_is_trained(frozen):
     np.testing.assert_allclose(norm_of(moved), 0.125 * metrics["grad_norm"], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_what_is_dropped_depends_on_the_step_alone():
     two = CONFIG.replace(depths=(2,))
     run = run_of(tiny_recipe(two, model=Model(drop_path_rate=0.5)))
@@ -292,6 +293,7 @@ def test_what_is_dropped_depends_on_the_step_alone():
     assert len({first for first, _ in loss.values()}) == 4
 
 
+@pytest.mark.slow
 def test_parts_of_an_accumulated_batch_drop_otherwise():
     two = GROUP.replace(depths=(2,))
     optimizer = dataclasses.replace(PLAIN, accumulate=2)
@@ -334,6 +336,7 @@ def test_a_steps_output_has_the_types_of_its_input(precision, name):
     )
 
 
+@pytest.mark.slow
 def test_bfloat16_steps_are_those_of_float32_to_three_digits():
     found, expected = (
         run_of(tiny_recipe(precision=precision)).after(*[batch_of(0)] * 3)[-1]
