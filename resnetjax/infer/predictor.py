@@ -14,7 +14,7 @@ from resnetjax.config import OutputActivation, Preprocess
 from resnetjax.data.preprocess import crop_batch, normalize
 from resnetjax.errors import ConfigError
 from resnetjax.infer.batches import Pixels, check_batch_size, in_turn
-from resnetjax.infer.compiled import for_inference
+from resnetjax.infer.compiled import apply_in_parts, for_inference, on_cpu
 from resnetjax.nn.resnet import ResNet
 from resnetjax.pretrained import Pretrained, Variables
 
@@ -70,7 +70,10 @@ class Predictor:
         self._devices = mesh.size
         self._rows = NamedSharding(mesh, PartitionSpec("batch"))
         self._params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
-        self._run = functools.partial(_top, model, self.preprocess, pretrained.activation, resize)
+        in_parts = on_cpu() and mesh.size == 1
+        self._run = functools.partial(
+            _top, model, self.preprocess, pretrained.activation, resize, in_parts
+        )
 
     def __call__(self, pixels: Pixels) -> Float[np.ndarray, "images classes"]:
         """Each image's score for each class, in the classes' order.
@@ -126,12 +129,13 @@ def predictor_of(pretrained: Pretrained) -> Predictor:
     return predictor
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5))
 def _top(
     model: ResNet,
     preprocess: Preprocess,
     activation: OutputActivation,
     resize: bool,
+    in_parts: bool,
     count: int,
     params: Variables,
     pixels: UInt8[Array, "batch height width channels"],
@@ -139,9 +143,14 @@ def _top(
     # The pixels are not donated: logits are too small to take their place, and JAX would warn. They
     # are freed when the batch has run, as nothing else refers to them.
     images = crop_batch(pixels, preprocess) if resize else pixels
-    logits: Any = model.apply(params, normalize(images, preprocess), train=False)
+    run = apply_in_parts if in_parts else _apply
+    logits = run(model, params, normalize(images, preprocess))
     if activation == "softmax":
         logits = jax.nn.softmax(logits)
     elif activation == "sigmoid":
         logits = jax.nn.sigmoid(logits)
     return jax.lax.top_k(logits, count)
+
+
+def _apply(model: ResNet, params: Variables, images: Any) -> Any:
+    return model.apply(params, images, train=False)

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import itertools
 import os
+import re
 import subprocess
 import sys
 
@@ -16,6 +17,7 @@ from PIL import Image
 import resnetjax as rj
 from resnetjax.data.preprocess import crop, crop_batch, normalize
 from resnetjax.errors import ConfigError
+from resnetjax.infer import compiled
 from resnetjax.infer.batches import in_turn
 from resnetjax.infer.compiled import for_inference
 from resnetjax.nn import functions, winograd
@@ -121,6 +123,17 @@ def test_on_a_cpu_wide_convolutions_of_3x3_go_by_winograd_s_algorithm_in_float32
     tolerance = 1e-5 if dtype == "float32" else 0.05
     spread = np.abs(expected - expected.mean(0, keepdims=True)).max()
     np.testing.assert_allclose(net.apply(params, images), expected, atol=tolerance * spread)
+
+
+@pytest.mark.parametrize(("batch", "parts"), [(5, 1), (8, 2), (12, 3), (24, 6), (13, 1)])
+def test_a_large_batch_on_a_cpu_gives_the_same_logits_in_parts(pre, monkeypatch, batch, parts):
+    monkeypatch.setattr(compiled, "_PART_PX", 5 * 32 * 32 if batch < 24 else 4 * 32 * 32)
+    net, params = for_inference(pre.model, pre.variables)
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(batch, 32, 32, 3)), jnp.float32)
+    run = jax.jit(functools.partial(compiled.apply_in_parts, net, params))
+    loops = re.findall(r"length=(\d+)", str(jax.make_jaxpr(run)(images)))
+    assert loops == ([str(parts)] if parts > 1 else [])
+    np.testing.assert_allclose(run(images), net.apply(params, images), atol=1e-5)
 
 
 def test_a_predictor_scores_any_number_of_images(pre, logits):
