@@ -111,6 +111,10 @@ def test_the_measured_numbers_are_those_of_the_committed_results():
     digits = json.loads((README.parent / "benchmarks/results/finetune-digits.json").read_text())
     scratch = max(digits["from_scratch_top1"].values())
     assert f"{100 * digits['fine_tuned_top1']:.1f} % against {100 * scratch:.1f} %" in measured
+    infer = json.loads((README.parent / "benchmarks/results/infer-cpu.json").read_text())
+    peers = [case["peers"]["plain Flax"] for case in infer["cases"]]
+    one, eight, many = (f"{peer['ours_to_theirs']['median']:.1f}" for peer in peers)
+    assert f"{one}, {eight} and {many} times its images a second" in measured
     int8 = json.loads((README.parent / "benchmarks/results/int8-cpu.json").read_text())
     assert f"{int8['resnet50']['batch_1']['times_faster']['median']:.1f} times as fast" in measured
     loop = json.loads((README.parent / "benchmarks/results/loop-cpu.json").read_text())
