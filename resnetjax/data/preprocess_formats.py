@@ -187,7 +187,8 @@ def from_kerashub(converter_config: Mapping[str, Any]) -> Preprocess:
     """What KerasHub's `ImageConverter` does to uint8 images, up to the rounding of a pixel.
 
     Args:
-        converter_config: The `config` of an `image_converter.json`.
+        converter_config: The `config` of an `image_converter.json`, by today's names or those of
+            its first releases (`height`, `width`, `mean`, `variance`).
 
     Raises:
         ConfigError: It pads, does not resize, or antialiases by a filter that Pillow rounds and
@@ -198,6 +199,8 @@ def from_kerashub(converter_config: Mapping[str, Any]) -> Preprocess:
         (0.5, 0.5, 0.5)
     """
     fields = {"crop_to_aspect_ratio": True, "interpolation": "bilinear", **converter_config}
+    if "height" in fields and "width" in fields:
+        fields["image_size"] = (fields["height"], fields["width"])
     interpolation, antialias = fields["interpolation"], bool(fields.get("antialias"))
     if fields.get("pad_to_aspect_ratio") or fields.get("image_size") is None:
         name = "pad_to_aspect_ratio" if fields.get("pad_to_aspect_ratio") else "image_size"
@@ -207,6 +210,11 @@ def from_kerashub(converter_config: Mapping[str, Any]) -> Preprocess:
     size = fields["image_size"]
     scale = _per_channel("scale", fields.get("scale"), default=1.0, least=1e-6)
     offset = _per_channel("offset", fields.get("offset"), default=0.0, least=-MAX_EDGE_PX)
+    if "mean" in fields and "variance" in fields:
+        variance = _per_channel("variance", fields["variance"], default=1.0, least=1e-6)
+        mean = _per_channel("mean", fields["mean"], default=0.0, least=-MAX_EDGE_PX)
+        scale = [factor / math.sqrt(v) for factor, v in zip(scale, variance, strict=True)]
+        offset = [-m / math.sqrt(v) for m, v in zip(mean, variance, strict=True)]
     std = [1 / (255 * factor) for factor in scale]
     return Preprocess.from_json(
         {

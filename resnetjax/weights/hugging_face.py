@@ -24,7 +24,8 @@ from resnetjax.weights.repositories import listing, main_file, unchanged, verifi
 COMPANIONS = (
     "config.json",
     "preprocessor_config.json",
-    "preprocessor.json",  # KerasHub's, as the next three; the last holds the head
+    "preprocessor.json",  # KerasHub's, as the next four; the last holds the head
+    "image_converter.json",
     "metadata.json",
     "task.json",
     "task.weights.h5",

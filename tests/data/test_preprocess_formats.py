@@ -287,6 +287,14 @@ def test_an_image_converter_of_kerashub_is_scale_and_offset():
     np.testing.assert_allclose(normalize(pixels, config), scaled, atol=1e-5)
 
 
+def test_an_image_converter_of_kerashub_s_first_releases_has_mean_and_variance():
+    older = {"height": 224, "width": 288, "scale": 1 / 255}
+    config = from_kerashub(older | {"mean": [0.5, 0.4, 0.3], "variance": [0.04, 0.09, 0.16]})
+    assert config.crop_px == config.resize_px == (224, 288)
+    np.testing.assert_allclose(config.mean, [0.5, 0.4, 0.3])
+    np.testing.assert_allclose(config.std, [0.2, 0.3, 0.4])
+
+
 def test_an_image_converter_of_kerashub_may_leave_pixels_and_shape_alone():
     fields = {"scale": None, "offset": None, "crop_to_aspect_ratio": False}
     config = from_kerashub(IMAGE_CONVERTER | fields | {"interpolation": "lanczos3"})
