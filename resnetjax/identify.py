@@ -108,10 +108,13 @@ def preprocess_of(
     published: PublishedWeights | None = None,
 ) -> tuple[Preprocess, tuple[str, ...]]:
     """How images are prepared, and what had to be assumed for it."""
+    told = described.preprocess if described else None
     if published:
-        return published.preprocess, ()
-    if described and described.preprocess:
-        return described.preprocess, ()
+        # KerasHub's presets say what the table only guesses.
+        at_first_hand = told if described and described.layout == "kerashub" else None
+        return at_first_hand or published.preprocess, ()
+    if told:
+        return told, ()
     dialect = found.dialect
     if found.config.stem == "conv3" and dialect.preprocess.crop_px != (32, 32):
         dialect = torch_dialects.AKAMASTER  # whose are the CIFAR nets

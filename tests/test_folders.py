@@ -5,13 +5,15 @@ import re
 
 import pytest
 
-from resnetjax import folders, presets
+from resnetjax import folders, identify, presets
 from resnetjax.config import Labels, Preprocess, ResNetConfig
 from resnetjax.data import labels as label_sets
 from resnetjax.errors import ConfigError, CorruptFile, UnknownName, UnsupportedFile
 from resnetjax.layouts import native
-from resnetjax.layouts.description import Description
+from resnetjax.layouts.description import Description, Wanted
 from resnetjax.presets import ARCHITECTURES
+from resnetjax.weights import dialects, sources
+from resnetjax.weights.detect import Detection
 
 # microsoft/resnet-50 and its preprocessor, shortened
 TRANSFORMERS = {
@@ -335,6 +337,58 @@ def test_safetensors_come_before_pickles_and_whole_files_before_shards(tmp_path)
 def test_a_folder_without_weights_is_refused_with_the_names_looked_for(tmp_path):
     with pytest.raises(UnsupportedFile, match=r"no weights found: expected model.safetensors, "):
         folders.find_weights(tmp_path)
+
+
+# What KerasHub 0.32 writes of its 18 layers, but for what its models have in common.
+KERASHUB = {
+    "registered_name": "keras_hub>ResNetBackbone",
+    "config": {
+        "input_conv_filters": [64],
+        "input_conv_kernel_sizes": [7],
+        "stackwise_num_filters": [64, 128, 256, 512],
+        "stackwise_num_blocks": [2, 2, 2, 2],
+        "stackwise_num_strides": [1, 2, 2, 2],
+        "block_type": "basic_block",
+        "use_pre_activation": False,
+        "image_shape": [None, None, 3],
+    },
+}
+CONVERTER = {"config": {"image_size": [64, 32], "scale": 0.5}}
+
+
+@pytest.mark.parametrize(
+    ("neighbours", "crop_px"),
+    [
+        ({}, None),
+        ({"image_converter.json": CONVERTER}, (64, 32)),
+        ({"preprocessor.json": {"config": {"image_converter": CONVERTER}}}, (64, 32)),
+        ({"preprocessor.json": {"config": {"name": "without"}}}, None),
+        ({"preprocessor.json": {"config": {"image_converter": None}}}, None),
+        ({"image_converter.json": {"config": {"image_size": None}}}, None),
+    ],
+)
+def test_a_preset_of_kerashub_prepares_images_as_its_converter_says(tmp_path, neighbours, crop_px):
+    for name, values in {"config.json": KERASHUB, **neighbours}.items():
+        (tmp_path / name).write_text(json.dumps(values))
+    found = folders.describe(tmp_path)
+    assert (found.layout, found.arch) == ("kerashub", "resnet18")
+    assert (found.preprocess and found.preprocess.crop_px) == crop_px
+    # It is nearer to the weights than what is written of them elsewhere.
+    published = sources.find("resnet18.kerashub_in1k")
+    seen = Detection(dialects.get("kerashub"), found.config, found.arch, ())
+    assert identify.preprocess_of(seen, found, published) == (
+        found.preprocess or published.preprocess,
+        (),
+    )
+
+
+def test_a_converter_of_kerashub_that_cannot_be_followed_is_named(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(KERASHUB))
+    values = {"config": CONVERTER["config"] | {"pad_to_aspect_ratio": True}}
+    (tmp_path / "image_converter.json").write_text(json.dumps(values))
+    with pytest.raises(ConfigError, match=r"image_converter.json: pad_to.*\(preprocess= decides"):
+        folders.describe(tmp_path)
+    assert folders.describe(tmp_path, Wanted(preprocess=False)).preprocess is None
 
 
 def test_an_architecture_is_recognised_whatever_its_classes_and_channels():

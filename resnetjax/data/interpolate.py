@@ -7,7 +7,7 @@ import functools
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Float64, UInt8
+from jaxtyping import Float32, Num, UInt8
 
 _Kernel = Callable[[np.ndarray], np.ndarray]
 
@@ -15,36 +15,46 @@ _Kernel = Callable[[np.ndarray], np.ndarray]
 def interpolate(
     pixels: UInt8[np.ndarray, "height width *channels"], size_px: tuple[int, int], name: str
 ) -> UInt8[np.ndarray, "new_height new_width *channels"]:
-    """The image in another size, in float64 and rounded once, half to even.
+    """The image in another size, in float32 and rounded once, half to even.
+
+    The edge that shrinks most goes first, and channels one by one, so that memory stays within
+    some times the larger of the two images.
 
     Args:
         pixels: The image.
         size_px: Its new height and width.
         name: The filter: "bilinear", "bicubic" (Keys 1981, a = -1/2) or "lanczos" (three lobes).
     """
-    support, kernel = _KERNELS[name]
+    if pixels.ndim == 3:
+        channels = [interpolate(channel, size_px, name) for channel in np.moveaxis(pixels, 2, 0)]
+        return np.stack(channels, 2)
     values: np.ndarray = pixels
-    for axis, edge in enumerate(size_px):
-        taps, weights = _taps(pixels.shape[axis], edge, support, kernel)
-        shape = [1] * values.ndim
-        shape[axis] = edge
-        # A tap of every row or column at a time, since whole images of products are large.
-        products = (
-            np.take(values, taps[:, i], axis) * weights[:, i].reshape(shape)
-            for i in range(2 * support)
-        )
-        values = functools.reduce(np.add, products)
+    for axis in sorted((0, 1), key=lambda axis: size_px[axis] / pixels.shape[axis]):
+        values = _resized(values, axis, size_px[axis], name)
     return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+
+
+def _resized(
+    values: Num[np.ndarray, "height width"], axis: int, new_edge: int, name: str
+) -> Float32[np.ndarray, "new_height new_width"]:
+    support, kernel = _KERNELS[name]
+    taps, weights = _taps(values.shape[axis], new_edge, support, kernel)
+    shape = (new_edge, 1) if axis == 0 else (1, new_edge)
+    products = (
+        np.take(values, taps[:, i], axis) * weights[:, i].reshape(shape) for i in range(2 * support)
+    )
+    return functools.reduce(np.add, products)
 
 
 def _taps(
     edge: int, new_edge: int, support: int, kernel: _Kernel
-) -> tuple[np.ndarray, Float64[np.ndarray, "new_edge taps"]]:
+) -> tuple[np.ndarray, Float32[np.ndarray, "new_edge taps"]]:
     """For every new pixel, the old ones under its filter and what each counts: 0 outside."""
     centers = (np.arange(new_edge) + 0.5) * edge / new_edge - 0.5
     taps = np.floor(centers)[:, None] + np.arange(1 - support, 1 + support)
     weights = kernel(np.abs(centers[:, None] - taps)) * ((taps >= 0) & (taps < edge))
-    return np.clip(taps, 0, edge - 1).astype(int), weights / weights.sum(1, keepdims=True)
+    weights /= weights.sum(1, keepdims=True)
+    return np.clip(taps, 0, edge - 1).astype(int), weights.astype(np.float32)
 
 
 def _triangle(x: np.ndarray) -> np.ndarray:

@@ -79,8 +79,7 @@ def to_timm(config: Preprocess) -> dict[str, Any]:
     Raises:
         ConfigError: timm has no such transform; the message names the field.
     """
-    _refuse(config, "timm", channel_order="bgr", resize_mode="none")
-    _refuse(config, "timm", resize_mode="crop_to_aspect_ratio", antialias=False)
+    _refuse(config, "timm", "none")
     crop_pct = _crop_pct(config.crop_px, _pair(config.resize_px))
     scale = config.divisor / 255
     fields = {
@@ -152,8 +151,7 @@ def to_transformers(config: Preprocess) -> dict[str, Any]:
     Raises:
         ConfigError: Transformers has no such transform; the message names the field.
     """
-    _refuse(config, "Transformers", channel_order="bgr", resize_mode="cover")
-    _refuse(config, "Transformers", resize_mode="crop_to_aspect_ratio", antialias=False)
+    _refuse(config, "Transformers", "cover")
     height, width = config.crop_px
     fields = {
         "image_processor_type": "ConvNextImageProcessor",
@@ -183,16 +181,18 @@ def to_transformers(config: Preprocess) -> dict[str, Any]:
     return fields | {"size": {"height": height, "width": width}}
 
 
-def from_kerashub(converter_config: Mapping[str, Any]) -> Preprocess:
+def from_kerashub(converter_config: Mapping[str, Any]) -> Preprocess | None:
     """What KerasHub's `ImageConverter` does to uint8 images, up to the rounding of a pixel.
+
+    None where it leaves images as large as they are.
 
     Args:
         converter_config: The `config` of an `image_converter.json`, by today's names or those of
             its first releases (`height`, `width`, `mean`, `variance`).
 
     Raises:
-        ConfigError: It pads, does not resize, or antialiases by a filter that Pillow rounds and
-            clips elsewhere; or a field is malformed.
+        ConfigError: It pads, or antialiases by a filter that Pillow rounds and clips elsewhere; or
+            a field is malformed.
 
     Example:
         >>> from_kerashub({"image_size": [224, 224], "scale": 1 / 255, "offset": -0.5}).mean
@@ -201,10 +201,14 @@ def from_kerashub(converter_config: Mapping[str, Any]) -> Preprocess:
     fields = {"crop_to_aspect_ratio": True, "interpolation": "bilinear", **converter_config}
     if "height" in fields and "width" in fields:
         fields["image_size"] = (fields["height"], fields["width"])
-    interpolation, antialias = fields["interpolation"], bool(fields.get("antialias"))
-    if fields.get("pad_to_aspect_ratio") or fields.get("image_size") is None:
-        name = "pad_to_aspect_ratio" if fields.get("pad_to_aspect_ratio") else "image_size"
-        raise ConfigError(f"{name}={fields.get(name)!r} is not supported")
+    if fields.get("image_size") is None:
+        return None
+    for name in ("crop_to_aspect_ratio", "pad_to_aspect_ratio", "antialias"):
+        if not isinstance(fields.setdefault(name, False), bool):
+            raise ConfigError(f"{name}={fields[name]!r} is not allowed: use True or False")
+    interpolation, antialias = fields["interpolation"], fields["antialias"]
+    if fields["pad_to_aspect_ratio"]:
+        raise ConfigError("pad_to_aspect_ratio=True is not supported")
     if antialias and interpolation not in ("nearest", "bilinear"):
         raise ConfigError(f"antialias=True with interpolation={interpolation!r} is not supported")
     size = fields["image_size"]
@@ -222,8 +226,8 @@ def from_kerashub(converter_config: Mapping[str, Any]) -> Preprocess:
             "resize_mode": "crop_to_aspect_ratio" if fields["crop_to_aspect_ratio"] else "squash",
             "resize_px": size,
             "interpolation": {"lanczos3": "lanczos"}.get(interpolation, interpolation),
-            "antialias": antialias,
-            "mean": [-shift * deviation for shift, deviation in zip(offset, std, strict=True)],
+            "antialias": antialias or interpolation == "nearest",
+            "mean": [0.0 - shift * deviation for shift, deviation in zip(offset, std, strict=True)],
             "std": std,
         }
     )
@@ -322,7 +326,8 @@ def _crop_pct(crop_px: tuple[int, int], resize_px: tuple[int, int] | None) -> fl
 def _per_channel(name: str, value: Any, *, default: float, least: float) -> list[float]:
     """Three numbers, of which one alone stands for all."""
     values = default if value is None else value
-    values = [values] * 3 if isinstance(values, int | float) else values
+    values = [values] if isinstance(values, int | float) else values
+    values = [*values] * 3 if isinstance(values, list | tuple) and len(values) == 1 else values
     return _numbers(name, values, count=3, least=least)
 
 
@@ -340,7 +345,17 @@ def _number(name: str, value: Any, *, least: float = 0.01) -> Any:
     return value
 
 
-def _refuse(config: Preprocess, framework: str, **unsupported: str | bool) -> None:
-    for name, value in unsupported.items():
+def _refuse(config: Preprocess, framework: str, resize_mode: str) -> None:
+    """What neither of two frameworks can do, and a mode that one cannot."""
+    unsupported = (
+        ("channel_order", "bgr"),
+        ("antialias", False),
+        ("resize_mode", "crop_to_aspect_ratio"),
+        ("resize_mode", resize_mode),
+    )
+    for name, value in unsupported:
         if getattr(config, name) == value:
-            raise ConfigError(f"{framework} has no transform with {name}={value!r}")
+            raise ConfigError(
+                f"{framework} has no transform with {name}={value!r}: load the net with another "
+                "preprocess=, or write a file alone, which needs none"
+            )

@@ -82,6 +82,9 @@ class Predictor:
 
         Args:
             pixels: Any number of images, red first, as `preprocess` resizes and crops them.
+
+        Raises:
+            ConfigError: The pixels are of another shape.
         """
         parts = [pixels[i : i + self.batch_size] for i in range(0, len(pixels), self.batch_size)]
         run = functools.partial(self.top, count=self.num_classes)
@@ -100,7 +103,16 @@ class Predictor:
         Args:
             pixels: One batch, padded as it is to be compiled.
             count: Number of classes.
+
+        Raises:
+            ConfigError: The pixels are of another shape.
         """
+        channels = self.preprocess.channels
+        if pixels.ndim != 4 or 0 in pixels.shape or pixels.shape[3] != channels:
+            raise ConfigError(
+                f"pixels of shape {pixels.shape} are not allowed: use [images, height, width, "
+                f"{channels}]"
+            )
         given = len(pixels)
         if extra := -given % self._devices:
             pixels = np.concatenate((pixels, np.zeros((extra, *pixels.shape[1:]), np.uint8)))

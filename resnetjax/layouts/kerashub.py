@@ -7,6 +7,7 @@ from typing import Any
 from resnetjax import presets
 from resnetjax.config import Preprocess
 from resnetjax.data import preprocess_formats
+from resnetjax.errors import ConfigError
 from resnetjax.layouts.description import Description, Wanted
 from resnetjax.weights import bounded_json, keras_config
 from resnetjax.weights.files import KERASHUB_HEAD
@@ -31,11 +32,14 @@ def parse(values: Mapping[str, Any], folder: Path, wanted: Wanted) -> Descriptio
 
 def _preprocess(folder: Path) -> Preprocess | None:
     """As KerasHub does, the preprocessor of a task before that of the backbone."""
-    if (folder / TASK_PREPROCESSOR).is_file():
-        task = bounded_json.read(folder / TASK_PREPROCESSOR)
-        converter = task["config"]["image_converter"]
-    elif (folder / IMAGE_CONVERTER).is_file():
-        converter = bounded_json.read(folder / IMAGE_CONVERTER)
-    else:
-        return None
-    return preprocess_formats.from_kerashub(converter["config"]) if converter else None
+    for name in (TASK_PREPROCESSOR, IMAGE_CONVERTER):
+        if (folder / name).is_file():
+            found = bounded_json.read(folder / name)
+            converter = (
+                found["config"].get("image_converter") if name == TASK_PREPROCESSOR else found
+            )
+            try:
+                return preprocess_formats.from_kerashub(converter["config"]) if converter else None
+            except ConfigError as error:
+                raise ConfigError(f"{name}: {error} (preprocess= decides)") from error
+    return None

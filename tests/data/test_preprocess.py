@@ -3,6 +3,7 @@ import dataclasses
 import io
 import json
 import struct
+import tracemalloc
 import zlib
 
 import jax
@@ -275,6 +276,19 @@ def test_without_antialiasing_pixels_between_the_taps_do_not_count():
     of_one = dataclasses.replace(config, mean=(0.5,), std=(0.5,))
     grey = crop(decode(pixels[..., 0], channels=1), of_one)
     np.testing.assert_array_equal(grey[..., 0], expected[..., 0])
+
+
+def test_a_thin_image_takes_little_memory_without_antialiasing():
+    pixels = np.random.default_rng(0).integers(0, 256, (10, 200_000, 3), np.uint8)
+    config = Preprocess(resize_mode="squash", resize_px=(224, 224), antialias=False)
+    tracemalloc.start()
+    try:
+        result = crop(decode(pixels), config)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert result.shape == (224, 224, 3)
+    assert peak < 4 * pixels.nbytes
 
 
 def test_a_window_of_the_aspect_ratio_is_what_is_resized():

@@ -295,6 +295,20 @@ def test_an_image_converter_of_kerashub_s_first_releases_has_mean_and_variance()
     np.testing.assert_allclose(config.std, [0.2, 0.3, 0.4])
 
 
+def test_an_image_converter_of_kerashub_that_does_not_resize_says_no_preprocess():
+    assert from_kerashub(IMAGE_CONVERTER | {"image_size": None}) is None
+
+
+def test_one_number_of_kerashub_stands_for_all_channels_and_nearest_never_antialiases():
+    fields = {"scale": [0.1], "offset": None, "interpolation": "nearest"}
+    config = from_kerashub(IMAGE_CONVERTER | fields | {"crop_to_aspect_ratio": False})
+    assert config == from_kerashub(
+        IMAGE_CONVERTER | fields | {"scale": 0.1, "crop_to_aspect_ratio": False}
+    )
+    assert str(config.mean) == "(0.0, 0.0, 0.0)"
+    assert to_timm(config)["interpolation"] == "nearest"
+
+
 def test_an_image_converter_of_kerashub_may_leave_pixels_and_shape_alone():
     fields = {"scale": None, "offset": None, "crop_to_aspect_ratio": False}
     config = from_kerashub(IMAGE_CONVERTER | fields | {"interpolation": "lanczos3"})
@@ -306,7 +320,8 @@ def test_an_image_converter_of_kerashub_may_leave_pixels_and_shape_alone():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"image_size": None}, "image_size=None"),
+        ({"antialias": "false"}, "antialias='false'"),
+        ({"crop_to_aspect_ratio": 1}, "crop_to_aspect_ratio=1"),
         ({"pad_to_aspect_ratio": True}, "pad_to_aspect_ratio=True"),
         ({"antialias": True}, "antialias=True with interpolation='bicubic'"),
         ({"interpolation": "lanczos5"}, "interpolation='lanczos5'"),
@@ -314,7 +329,7 @@ def test_an_image_converter_of_kerashub_may_leave_pixels_and_shape_alone():
         ({"image_size": [224, 0]}, "crop_px"),
         ({"scale": "1"}, "scale='1'"),
         ({"scale": [0.1, 0.0, 0.1]}, "scale=0.0"),
-        ({"scale": [0.1]}, "scale"),
+        ({"scale": [0.1, 0.1]}, "scale"),
         ({"offset": [None] * 3}, "offset"),
     ],
 )
