@@ -125,7 +125,7 @@ def _cv(
         net="ResNetV2Backbone" if v2 else "ResNetBackbone",
         arguments=arguments,
         arch=None if dilations else arch,
-        load={"config": config} if told else {},
+        load={} if not told else {"config": config} if dilations else {"arch": arch},
         config=config,
         told=tuple(layout for layout in TF_KERAS if layout != "h5 model"),  # it describes itself
         short=_V2 if v2 else _V1,
@@ -197,10 +197,12 @@ ROWS: tuple[Row, ...] = (
     *_cv(152, ("keras",), large=True),
     *_cv(18, ("h5 model", "weights.h5"), v2=True),
     *_cv(34, ("h5 weights",), v2=True, large=True),
-    *_cv(50, TF_KERAS, v2=True),
+    *_cv(50, ("h5 weights", "h5 model", "keras"), v2=True),
+    # Without names, a file has the shapes of keras.applications' v2.
+    *_cv(50, ("weights.h5",), v2=True, told=True),
     *_cv(50, ("h5 model", "keras"), v2=True, head=True),
     *_cv(50, ("h5 model",), v2=True, suffix="-rescaled", arguments={"include_rescaling": True}),
-    *_cv(101, ("weights.h5",), v2=True, large=True),
+    *_cv(101, ("weights.h5",), v2=True, told=True, large=True),
     *_cv(152, ("h5 model",), v2=True, large=True),
     *_cv(18, ("keras",), v2=True, suffix="-dilated1124", dilations=(1, 1, 2, 4)),
     *_cv(50, ("h5 model", "keras"), v2=True, suffix="-dilated1112", dilations=(1, 1, 1, 2)),
