@@ -26,7 +26,7 @@ FOLDER = Path(__file__).parents[1] / "golden"
 TOLERANCE = 1e-4
 # Of depth 50, or dilated: they take most of the time and are left to `make test-slow`.
 LARGE = {
-    *("keras_v1", "keras_v2", "kerascv_v2"),
+    *("keras_v1", "keras_v2", "kerascv_v1", "kerascv_v2"),
     *("kerascv_v2_dilated1112", "kerascv_v2_dilated1124", "kerascv_v2_basic_dilated1112"),
 }
 
