@@ -213,6 +213,7 @@ def test_both_op_lists_name_the_same_operations():
     assert set(RAND) == set(RAND_INCREASING)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alpha", [0.1, 0.2, 1.0])
 def test_lam_has_the_moments_of_its_beta_distribution(alpha):
     keys = jax.random.split(KEY, 20_000)
@@ -224,6 +225,7 @@ def test_lam_has_the_moments_of_its_beta_distribution(alpha):
     assert abs(lam.var() - variance) < 0.02 * variance
 
 
+@pytest.mark.slow
 def test_batches_are_mixed_and_switched_as_often_as_asked():
     augmentation = Augmentation(
         mixup_alpha=1.0, cutmix_alpha=1.0, mix_probability=0.8, mix_switch_probability=0.3
@@ -286,12 +288,14 @@ def test_erased_rectangles_have_the_areas_and_ratios_asked_for():
     assert abs((top / np.maximum(200 - tall, 1)).mean() - 0.5) < 4 * 0.3 / np.sqrt(5000)
 
 
+@pytest.mark.slow
 def test_as_many_images_are_erased_as_asked():
     images = jnp.ones((2000, 16, 16, 1))
     zero = np.asarray(erase(KEY, images, probability=0.3) == 0).any((1, 2, 3))
     assert_share(zero.mean(), 0.3, 2000)
 
 
+@pytest.mark.slow
 def test_noise_is_normal_and_its_own_at_every_pixel():
     noisy = np.asarray(erase(KEY, jnp.full((200, 32, 32, 3), 9.0), probability=1.0, value="noise"))
     noise = noisy[noisy != 9]

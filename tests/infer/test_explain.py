@@ -34,6 +34,7 @@ def inputs() -> np.ndarray:
     return ((small / 255 - mean) / std).astype(np.float32)[None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("label", [0, 3])
 def test_at_the_last_stage_the_weights_are_the_heads_over_the_pixels(pre, label):
     # The logit is the mean of the maps through the head: its derivative by a pixel is kernel / n.

@@ -383,6 +383,7 @@ def test_float64_computes_and_answers_in_float64_with_float32_variables():
 # Recomputation.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fields", [{}, {**V2, "drop_path_rate": 0.5, "block_dropout": 0.2}])
 def test_remat_changes_neither_outputs_nor_statistics_nor_gradients(fields):
     config = net(**fields)
@@ -488,6 +489,7 @@ KINDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_parameter_has_a_finite_gradient_that_is_not_zero(kind):
     config = KINDS[kind]
@@ -660,6 +662,7 @@ def test_a_net_whose_every_norm_is_frozen_trains_without_mutable_statistics():
     np.testing.assert_array_equal(found, model.apply(variables, images, train=False))
 
 
+@pytest.mark.slow
 def test_the_head_may_pool_by_the_greatest():
     config = ResNetConfig(
         depths=(1, 1), widths=(8, 8), strides=(1, 2), dilations=(1, 1), num_classes=0

@@ -265,6 +265,7 @@ def cifar10(shared_data):
     return open_dataset(shared_data / "cifar10-jpeg.npz", split="test")
 
 
+@pytest.mark.slow
 def test_a_published_nets_score_is_the_share_of_its_predictions_that_are_right(resnet20, cifar10):
     thousand = Rows(cifar10, range(1000))
     score = evaluate_pretrained(resnet20, thousand, batch_size=200)

@@ -186,6 +186,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_trajectories_are_those_of_the_formulas(case):
     rule, fields = CASES[case]

@@ -251,6 +251,7 @@ def test_averages_follow_until_the_warm_up_is_over():
         assert state.best_variables is state.ema
 
 
+@pytest.mark.slow
 def test_averages_are_taken_at_every_nth_step_only():
     found = averaged(3).after(*map(batch_of, range(6)))
     emas = [averaged(3).state.ema, *(state.ema for state, _ in found)]
