@@ -1,11 +1,12 @@
 """Runs that start from a pretrained net."""
 
 import os
+import warnings
 from dataclasses import replace
 
 from resnetjax import zoo
 from resnetjax.config import Preprocess, ResNetConfig
-from resnetjax.errors import ConfigError
+from resnetjax.errors import AssumptionWarning, ConfigError
 from resnetjax.measure import leaves
 from resnetjax.plan import plan
 from resnetjax.pretrained import Pretrained, Variables, flatten, make_variables
@@ -25,7 +26,9 @@ def starting_from(recipe: Recipe, weights: str | os.PathLike[str]) -> Recipe:
     Raises:
         UnknownName, UnsupportedFile, CorruptFile, WeightsMismatch: As `resnetjax.load`.
     """
-    pretrained = zoo.load(weights)
+    with warnings.catch_warnings():  # what has to be assumed is said when the run loads them
+        warnings.simplefilter("ignore", AssumptionWarning)
+        pretrained = zoo.load(weights)
     return replace(
         recipe,
         model=replace(recipe.model, weights=os.fspath(weights), config=pretrained.config),

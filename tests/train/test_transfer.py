@@ -19,7 +19,7 @@ from resnetjax.errors import AssumptionWarning, ConfigError
 from resnetjax.train.groups import frozen_at, rate_factors, training_groups
 from resnetjax.train.loop import train
 from resnetjax.train.optimizer import make_optimizer
-from resnetjax.train.recipe import Model, Optimizer, Recipe, Schedule
+from resnetjax.train.recipe import Data, Model, Optimizer, Recipe, Schedule
 from resnetjax.train.setup import Setup
 from resnetjax.train.transfer import initial_variables, starting_from
 from tests.train.lives import leaves, metrics
@@ -139,6 +139,13 @@ def test_a_recipe_takes_the_nets_architecture_preprocessing_and_size(weights):
     pre = rj.load(weights)
     assert (recipe.model.config, recipe.preprocess) == (pre.config, pre.preprocess)
     assert (recipe.model.weights, recipe.data.train_px, recipe.epochs) == (str(weights), 8, 3.0)
+
+
+def test_what_the_weights_leave_open_is_said_once(data, shared_weights):
+    recipe = Recipe(data=Data(path=str(data), held_out=0.25), batch_size=8, epochs=1)
+    recipe = starting_from(recipe, shared_weights / "resnet20-12fca82f.th")
+    with pytest.warns(AssumptionWarning, match="resnet20-12fca82f.th does not say everything"):
+        Setup(recipe)
 
 
 def test_images_that_the_weights_leave_as_they_are_are_brought_to_their_size(weights, tmp_path):
