@@ -112,17 +112,18 @@ def names(glob: tyro.conf.Positional[str] = "*") -> int:
     return 0
 
 
-def info(model: Model, *, tree: bool = False, json: bool = False) -> int:
+def info(model: Model, *, arch: Name = None, tree: bool = False, json: bool = False) -> int:
     """Say what a net is: configuration, size, features, where it came from.
 
     Args:
         model: A weight file, a directory, or the name of an architecture.
+        arch: Name of the architecture, where the file cannot tell.
         tree: List every array too.
         json: Print one JSON object.
     """
     from resnetjax import facts
 
-    found = facts.of_net(model, tree=tree)
+    found = facts.of_net(model, arch=arch, tree=tree)
     if json:
         _print_json(found)
     else:
@@ -209,17 +210,18 @@ def predict(
     return 2 if failed else 0
 
 
-def verify(model: Model, *, json: bool = False) -> int:
+def verify(model: Model, *, arch: Name = None, json: bool = False) -> int:
     """Print what a net computes on a fixed probe, so that two conversions can be compared.
 
     Args:
         model: A weight file, a directory, an address, or a published weight's name.
+        arch: Name of the architecture, where the file cannot tell.
         json: Print one JSON object.
     """
     from resnetjax import facts
 
     keep_compiled()
-    found = facts.of_outputs(model)
+    found = facts.of_outputs(model, arch=arch)
     if json:
         _print_json(found)
     else:
@@ -263,6 +265,8 @@ def _exported(model: str, arch: str | None) -> Any:
 
     if arch is not None:
         raise ConfigError(f"--arch {arch} is not allowed: {model} is exported, and says what it is")
+    if not model.endswith(".onnx"):  # which runs without JAX
+        keep_compiled()
     return artifact.load(model)
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from resnetjax import folders, presets, zoo
 from resnetjax.config import ResNetConfig
+from resnetjax.errors import ConfigError
 from resnetjax.infer.verify import fingerprint
 from resnetjax.measure import feature_info, flops, leaves, parameter_count, statistics_count
 from resnetjax.plan import plan
@@ -13,19 +14,21 @@ from resnetjax.weights.sources import WEIGHTS
 
 # What two systems mean by the same names and shapes differs in these.
 _CLAIMS = (
-    "padding", "stem_pool_padding", "stem_pool_value", "stride_on", "stride_block", "strides",
-    "dilations", "norm", "norm_eps", "activation",
+    "order", "padding", "stem_pool_padding", "stem_pool_value", "stride_on", "stride_block",
+    "strides", "dilations", "dilation_rule", "antialias", "norm", "norm_eps",
+    "weight_standardization_eps", "activation", "inner_activation", "head_pool",
 )  # fmt: skip
 
 
-def of_net(model: str, *, tree: bool) -> dict[str, Any]:
+def of_net(model: str, *, arch: str | None = None, tree: bool = False) -> dict[str, Any]:
     """What a net is: configuration, size, features, where it came from.
 
     Args:
         model: A file or directory, an address, or the name of an architecture.
+        arch: Of a file that cannot tell.
         tree: Every array's shape too.
     """
-    config, pretrained = _open(model)
+    config, pretrained = _open(model, arch)
     net = plan(config)
     height, width = pretrained.preprocess.crop_px if pretrained else _default_side(config)
     facts: dict[str, Any] = {
@@ -65,9 +68,9 @@ def print_net(facts: dict[str, Any]) -> None:
             print(f"    {path:<44} {tuple(shape)}")
 
 
-def of_outputs(model: str) -> dict[str, Any]:
+def of_outputs(model: str, *, arch: str | None = None) -> dict[str, Any]:
     """What a net computes on the fixed probe, and what it claims to be."""
-    pretrained = zoo.load(model)
+    pretrained = zoo.load(model, arch=arch)
     found = fingerprint(pretrained)
     config = pretrained.config.to_json()
     return {
@@ -97,11 +100,13 @@ def _print_parts(facts: dict[str, Any], *names: str) -> None:
                 print(f"    {key:<26} {value}")
 
 
-def _open(model: str) -> tuple[ResNetConfig, Pretrained | None]:
+def _open(model: str, arch: str | None) -> tuple[ResNetConfig, Pretrained | None]:
     """A file or directory, loaded, or an architecture by name."""
     if folders.find_model(Path(model)).exists() or "://" in model or model in WEIGHTS:
-        pretrained = zoo.load(model)
+        pretrained = zoo.load(model, arch=arch)
         return pretrained.config, pretrained
+    if arch is not None:
+        raise ConfigError(f"--arch {arch} is not allowed: {model} is no file but an architecture")
     return presets.get(model), None
 
 

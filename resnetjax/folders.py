@@ -21,6 +21,8 @@ WEIGHT_FILES = (  # in the order in which they are looked for
     "flax_model.msgpack",
     "model.weights.h5",
 )
+# A directory's only file of these may have any name.
+_SUFFIXES = (".safetensors", ".pth", ".pt", ".th", ".bin", ".msgpack", ".h5", ".keras", ".npz")
 RUN_MODELS = ("best", "latest")  # of a training run, in the order in which they are looked for
 
 
@@ -28,13 +30,19 @@ def find_weights(folder: Path) -> Path:
     """The weight file of a directory.
 
     Raises:
-        UnsupportedFile: There is none under any of the usual names.
+        UnsupportedFile: There is none under any of the usual names, and not one alone of another.
     """
     for name in WEIGHT_FILES:
         if (folder / name).is_file():
             return folder / name
     if (prefix := tf_bundle.prefix_of(folder)) is not None:
         return tf_bundle.index_path(prefix)
+    others = sorted(path for path in folder.glob("*") if path.suffix in _SUFFIXES)
+    if len(others) == 1:
+        return others[0]
+    if others:
+        listed = ", ".join(path.name for path in others[:5])
+        raise UnsupportedFile(f"{folder}: several files of weights, name one of them: {listed}")
     expected = ", ".join(WEIGHT_FILES)
     raise UnsupportedFile(
         f"{folder}: no weights found: expected {expected}, or a TensorFlow checkpoint"

@@ -33,8 +33,7 @@ def identify(
         if wanted is None and described and described.arch:
             seen = dataclasses.replace(seen, arch=described.arch)
         return seen, tuple(assumed)
-    told: Any = file.metadata.get("arch")  # as PyTorch's ImageNet example and timm write it
-    told = published.arch if published else told or _of_kerascv(seen, file)
+    told = published.arch if published else _told(file) or _of_kerascv(seen, file)
     if isinstance(told, str) and told in (seen.arch, *seen.alternatives):
         seen = as_architecture(seen, told)
         return _as_described(seen, file.metadata.get("model_config"))[0], tuple(assumed)
@@ -54,6 +53,14 @@ def identify(
             + others * bool(seen.alternatives)
         )
     return seen, tuple(assumed)
+
+
+def _told(file: files.WeightFile) -> Any:
+    """The architecture that a training program wrote beside the weights, or among its arguments."""
+    arguments = file.metadata.get("args")
+    among = (arguments.get("model"), arguments.get("arch")) if isinstance(arguments, dict) else ()
+    # PyTorch's ImageNet example and timm; torchvision's reference scripts.
+    return next(filter(None, (file.metadata.get("arch"), *among)), None)
 
 
 def _of_kerascv(seen: Detection, file: files.WeightFile) -> str | None:

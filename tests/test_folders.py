@@ -187,6 +187,9 @@ def test_timms_preprocessing_is_that_of_training_size_and_not_of_the_test_size(d
         ({"act_layer": "gelu"}, {"activation": "gelu"}),
         ({"drop_rate": 0.2, "drop_path_rate": 0.1}, {"dropout": 0.2, "drop_path_rate": 0.1}),
         ({"zero_init_last": True}, {"zero_init_residual": True}),
+        ({"cardinality": 32, "base_width": 4}, {"groups": 32, "group_width": 4}),
+        ({"avg_down": False, "replace_stem_pool": True}, {"shortcut": "conv", "stem_pool": "conv"}),
+        ({"drop_block_rate": 0.1}, {}),
         ({"num_classes": 10, "global_pool": "avg", "pretrained": True}, {}),
     ],
 )
@@ -198,7 +201,7 @@ def test_timms_model_arguments_change_the_architecture(describe, arguments, expe
 @pytest.mark.parametrize(
     "arguments",
     [
-        {"cardinality": 32},
+        {"block_args": {}},
         {"global_pool": "catavgmax"},
         {"act_layer": "mish"},
         {"output_stride": 4},
@@ -336,6 +339,14 @@ def test_safetensors_come_before_pickles_and_whole_files_before_shards(tmp_path)
 
 def test_a_folder_without_weights_is_refused_with_the_names_looked_for(tmp_path):
     with pytest.raises(UnsupportedFile, match=r"no weights found: expected model.safetensors, "):
+        folders.find_weights(tmp_path)
+
+
+def test_the_only_weight_file_of_a_folder_may_have_any_name(tmp_path):
+    (tmp_path / "resnet50_v2.pth").touch()
+    assert folders.find_weights(tmp_path).name == "resnet50_v2.pth"
+    (tmp_path / "other.h5").touch()
+    with pytest.raises(UnsupportedFile, match=r"name one of them: other.h5, resnet50_v2.pth"):
         folders.find_weights(tmp_path)
 
 

@@ -72,8 +72,8 @@ def hold_out(dataset: Dataset, *, share: float, seed: int) -> tuple[Subset, Subs
     """What is left of a data set, and the share of each class that is taken out of it.
 
     Whether an example is taken follows from the seed, its class and its place among those of its
-    class alone. Where images have rows of values, whole numbers, equal rows are a class; other
-    values are one class together. A class of several examples keeps one and gives one.
+    class alone. Where images have rows of values, equal rows are a class, and those too rare for
+    the share are one together. A class of several examples keeps one and gives one.
 
     Raises:
         ConfigError: Nothing is left, or nothing is taken.
@@ -84,7 +84,7 @@ def hold_out(dataset: Dataset, *, share: float, seed: int) -> tuple[Subset, Subs
         >>> len(rest), len(held), sorted(np.bincount(held.labels).tolist())[::9]
         (1079, 359, [35, 36])
     """
-    classes = _strata(labels_of(dataset))
+    classes = _strata(labels_of(dataset), share)
     taken = np.zeros(len(dataset), bool)
     for label in range(classes.max(initial=-1) + 1):
         places = np.flatnonzero(classes == label)
@@ -121,9 +121,10 @@ def outputs_of(dataset: Dataset) -> int:
     return known.shape[1] if known is not None and known.ndim == 2 else 0
 
 
-def _strata(labels: np.ndarray) -> np.ndarray:
+def _strata(labels: np.ndarray, share: float) -> np.ndarray:
+    """What is held out by itself: a class, a row of values, or all rows too rare to give any."""
     if labels.ndim == 1:
         return labels
-    if not np.array_equal(labels, np.rint(labels)):
-        return np.zeros(len(labels), np.int64)
-    return np.unique(labels, axis=0, return_inverse=True)[1].reshape(-1)
+    _, rows, counts = np.unique(labels, axis=0, return_inverse=True, return_counts=True)
+    common = counts * share >= 1
+    return np.where(common, np.arange(1, 1 + len(counts)), 0)[rows.reshape(-1)]

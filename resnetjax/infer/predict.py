@@ -66,13 +66,14 @@ def predict(
     top: int = 5,
     batch_size: int = 32,
 ) -> list[list[Prediction]]:
-    """The likeliest classes of each image, likeliest first.
+    """The likeliest classes of each image, likeliest first; of a regression every value.
 
     Args:
         net: From `resnetjax.load`; or from `resnetjax.infer.artifact.load`, which needs no Flax.
         images: Paths, bytes, Pillow images or uint8[height, width, channels] arrays; one alone is a
             list of one.
-        top: Number of classes an image, at most as many as there are.
+        top: Number of classes an image, at most as many as there are. Where the labels' activation
+            is "none" (regression) every output is given, in the net's order.
         batch_size: Images run at once. Fewer are padded to the next power of two, and the last ones
             to the size of the others, so that few shapes compile.
 
@@ -126,13 +127,16 @@ def predict_each(
         )
     if top < 0:
         raise ConfigError(f"top={top} is not allowed: use 0 or more")
-    count = min(top, classifier.num_classes)
+    labels = classifier.labels
+    values = labels is not None and labels.activation == "none"
+    count = classifier.num_classes if values else min(top, classifier.num_classes)
 
     def run(pixels: np.ndarray) -> tuple[Any, ...]:
         return classifier.top(pixels, count)
 
     rows = run_each(classifier.preprocess, images, run, batch_size=batch_size)
-    return _named(rows, classifier.labels)
+    found = _named(rows, labels)
+    return (_in_order(each) for each in found) if values else found
 
 
 def _classifier(net: Any) -> Classifies:
@@ -141,6 +145,12 @@ def _classifier(net: Any) -> Classifies:
     from resnetjax.infer.predictor import predictor_of
 
     return predictor_of(net)
+
+
+def _in_order(found: list[Prediction] | BadImage) -> list[Prediction] | BadImage:
+    if isinstance(found, BadImage):
+        return found
+    return sorted(found, key=lambda prediction: prediction.index)
 
 
 def _named(

@@ -72,7 +72,7 @@ class Predictor:
         self._params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
         in_parts = on_cpu() and mesh.size == 1
         self._run = functools.partial(
-            _top, model, self.preprocess, pretrained.activation, resize, in_parts
+            _scores, model, self.preprocess, pretrained.activation, resize, in_parts
         )
 
     def __call__(self, pixels: Pixels) -> Float[np.ndarray, "images classes"]:
@@ -116,7 +116,8 @@ class Predictor:
         given = len(pixels)
         if extra := -given % self._devices:
             pixels = np.concatenate((pixels, np.zeros((extra, *pixels.shape[1:]), np.uint8)))
-        scores, indices = self._run(count, self._params, jax.device_put(pixels, self._rows))
+        scores = self._run(self._params, jax.device_put(pixels, self._rows))
+        scores, indices = _likeliest(scores, count)
         return (scores[:given], indices[:given]) if extra else (scores, indices)
 
 
@@ -141,27 +142,28 @@ def predictor_of(pretrained: Pretrained) -> Predictor:
     return predictor
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5))
-def _top(
+# Apart from the net, which would compile anew for every count.
+_likeliest = jax.jit(jax.lax.top_k, static_argnums=1)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
+def _scores(
     model: ResNet,
     preprocess: Preprocess,
     activation: OutputActivation,
     resize: bool,
     in_parts: bool,
-    count: int,
     params: Variables,
     pixels: UInt8[Array, "batch height width channels"],
-) -> tuple[Array, Array]:
+) -> Float[Array, "batch classes"]:
     # The pixels are not donated: logits are too small to take their place, and JAX would warn. They
     # are freed when the batch has run, as nothing else refers to them.
     images = crop_batch(pixels, preprocess) if resize else pixels
     run = apply_in_parts if in_parts else _apply
     logits = run(model, params, normalize(images, preprocess))
     if activation == "softmax":
-        logits = jax.nn.softmax(logits)
-    elif activation == "sigmoid":
-        logits = jax.nn.sigmoid(logits)
-    return jax.lax.top_k(logits, count)
+        return jax.nn.softmax(logits)
+    return jax.nn.sigmoid(logits) if activation == "sigmoid" else logits
 
 
 def _apply(model: ResNet, params: Variables, images: Any) -> Any:

@@ -1,9 +1,12 @@
 """What a directory says of the weights in it, whoever's layout it has."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from resnetjax.config import Labels, Preprocess, ResNetConfig
 from resnetjax.data import labels as label_sets
+from resnetjax.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -45,3 +48,17 @@ def with_ids(labels: Labels) -> Labels:
     if labels.ids == imagenet.ids and labels.names == labels.ids:
         return replace(labels, names=imagenet.names)
     return replace(labels, ids=imagenet.ids) if labels.names == imagenet.names else labels
+
+
+def preprocess_by(
+    parse: Callable[[Mapping[str, Any]], Preprocess | None], values: Mapping[str, Any], *, name: str
+) -> Preprocess | None:
+    """What a file says of images, or an error that names the file and the way round it.
+
+    Raises:
+        ConfigError: It is not supported.
+    """
+    try:
+        return parse(values)
+    except ConfigError as error:
+        raise ConfigError(f"{name}: {error} (preprocess= decides)") from error

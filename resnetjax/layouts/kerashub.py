@@ -7,8 +7,7 @@ from typing import Any
 from resnetjax import presets
 from resnetjax.config import Preprocess
 from resnetjax.data import preprocess_formats
-from resnetjax.errors import ConfigError
-from resnetjax.layouts.description import Description, Wanted
+from resnetjax.layouts.description import Description, Wanted, preprocess_by
 from resnetjax.weights import bounded_json, keras_config
 from resnetjax.weights.files import KERASHUB_HEAD
 
@@ -38,8 +37,8 @@ def _preprocess(folder: Path) -> Preprocess | None:
             converter = (
                 found["config"].get("image_converter") if name == TASK_PREPROCESSOR else found
             )
-            try:
-                return preprocess_formats.from_kerashub(converter["config"]) if converter else None
-            except ConfigError as error:
-                raise ConfigError(f"{name}: {error} (preprocess= decides)") from error
+            if converter:
+                parse = preprocess_formats.from_kerashub
+                return preprocess_by(parse, converter["config"], name=name)
+            break
     return None

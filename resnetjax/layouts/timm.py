@@ -9,7 +9,7 @@ from resnetjax import presets
 from resnetjax.config import Labels, ResNetConfig
 from resnetjax.data import preprocess_formats
 from resnetjax.errors import ConfigError
-from resnetjax.layouts.description import Description, Wanted, with_ids
+from resnetjax.layouts.description import Description, Wanted, preprocess_by, with_ids
 from resnetjax.plan import plan
 from resnetjax.weights import torch_dialects
 from resnetjax.weights.dialect import Dialect
@@ -45,7 +45,7 @@ def parse(values: Mapping[str, Any], folder: Path, wanted: Wanted) -> Descriptio
         layout="timm",
         config=config,
         arch=arch,
-        preprocess=preprocess_formats.from_timm(given)
+        preprocess=preprocess_by(preprocess_formats.from_timm, given, name="pretrained_cfg")
         if wanted.preprocess and _TRANSFORM & set(given)
         else None,
         labels=labels,
@@ -118,6 +118,11 @@ _ARGUMENTS: dict[str, Callable[[Any], dict[str, Any]] | None] = {
     "drop_rate": lambda rate: {"dropout": rate},
     "drop_path_rate": lambda rate: {"drop_path_rate": rate},
     "zero_init_last": lambda zero: {"zero_init_residual": zero},
+    "cardinality": lambda groups: {"groups": groups},
+    "base_width": lambda width: {"group_width": width},
+    "avg_down": lambda averages: {"shortcut": "avg_conv" if averages else "conv"},
+    "replace_stem_pool": lambda replaces: {"stem_pool": "conv" if replaces else "max"},
+    "drop_block_rate": None,
     "pretrained": None,
     "features_only": None,
 }

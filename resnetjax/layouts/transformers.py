@@ -8,7 +8,7 @@ from resnetjax import presets
 from resnetjax.config import Labels, OutputActivation, ResNetConfig
 from resnetjax.data import preprocess_formats
 from resnetjax.errors import ConfigError, UnsupportedFile
-from resnetjax.layouts.description import Description, Wanted, with_ids
+from resnetjax.layouts.description import Description, Wanted, preprocess_by, with_ids
 from resnetjax.weights import bounded_json
 
 # Its names for the activations that it and we have (transformers/activations.py: ACT2FN); of
@@ -46,7 +46,10 @@ def parse(values: Mapping[str, Any], folder: Path, wanted: Wanted) -> Descriptio
     config = to_config(values) if wanted.net else None
     preprocess = None
     if (folder / PROCESSOR).is_file() and wanted.preprocess:
-        preprocess = preprocess_formats.from_transformers(bounded_json.read(folder / PROCESSOR))
+        values_of_images = bounded_json.read(folder / PROCESSOR)
+        preprocess = preprocess_by(
+            preprocess_formats.from_transformers, values_of_images, name=PROCESSOR
+        )
     return Description(
         "transformers",
         config,

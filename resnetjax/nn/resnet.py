@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -176,7 +177,9 @@ class ResNet(nn.Module):
                 return found
         mode = self._mode("head", train)
         wide = jnp.promote_types(self.dtype, jnp.float32)
-        x = x.astype(wide)
+        if x.dtype != wide:
+            # XLA of jaxlib 0.11 and 0.12 for CPUs would fuse the last stage with the pool into NaN.
+            x = jax.lax.optimization_barrier(x).astype(wide)
         x = x.mean((1, 2)) if net.head_pool == "average" else x.max((1, 2))
         if reach("pooled", x):
             return found

@@ -8,7 +8,7 @@ apart and no pattern is ever inverted.
 import fnmatch
 import functools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from resnetjax.config import Preprocess, ResNetConfig
 from resnetjax.errors import ConfigError, WeightsMismatch
-from resnetjax.measure import Leaf, leaves
+from resnetjax.measure import leaves
 from resnetjax.plan import plan
 from resnetjax.presets import ARCHITECTURES
 from resnetjax.weights.numbered import Numbered, Projection, in_order
@@ -145,6 +145,7 @@ class Dialect:
         synonyms: Beginnings of names that some files have instead of others; they are not written.
         listing: Where a file lists a block's projection, if its readers go by the order.
         numbered: How layers are numbered, where they have no names; there are no rules then.
+        lacks: The fields of a net that the system does not have together, and what it has.
     """
 
     name: str
@@ -164,6 +165,7 @@ class Dialect:
     synonyms: Mapping[str, str] = field(default_factory=dict)
     listing: Projection | None = None
     numbered: Numbered | None = None
+    lacks: Callable[[ResNetConfig], Iterable[tuple[str, str]]] = lambda config: ()
 
     def architectures(self) -> list[str]:
         """The architectures that a file may hold, each once."""
@@ -288,7 +290,7 @@ def load_arrays(
             problems.append(f"  dtype       {name} {array.dtype} -> {path} float32")
         else:
             loaded[path] = array
-    known = {named[path].name for path in expected} | set(_head_names(dialect, config))
+    known = {named[path].name for path in expected}
     problems += [
         f"  unexpected  {name} {theirs[name].shape}" for name in theirs if name not in known
     ]
@@ -342,7 +344,7 @@ def inexpressible(dialect: Dialect, config: ResNetConfig) -> list[str]:
         and allowed[name] != ANY
         and effective(name, value, config)
         not in [effective(name, choice, config) for choice in allowed[name]]
-    ]
+    ] + [f"{name}={getattr(config, name)!r} ({what})" for name, what in dialect.lacks(config)]
 
 
 def effective(name: str, value: Any, config: ResNetConfig) -> Any:
@@ -368,17 +370,6 @@ _FREE = (
     "depths", "widths", "num_classes", "in_channels",
     "norm_decay", "drop_path_rate", "block_dropout", "dropout", "zero_init_residual",
 )  # fmt: skip
-
-
-def _head_names(dialect: Dialect, config: ResNetConfig) -> Iterator[str]:
-    """The head's names even where the net has none, so that dropping a head is no mismatch."""
-    for path, leaf in (
-        ("head/kernel", Leaf("params", (), "dense")),
-        ("head/bias", Leaf("params", (), "bias")),
-    ):
-        named = entry(dialect, path, leaf.kind, config)
-        if named:
-            yield named.name
 
 
 def _is_real(dtype: np.dtype) -> bool:

@@ -24,16 +24,19 @@ from resnetjax.weights import (
     tf_version1,
     torch_containers,
     torch_file,
+    torch_pickle,
 )
 from resnetjax.weights.mapped import map_file
 
 MAX_SHARDS = 1000
 MAX_NAME = 1000
 
-# Where training programs keep the weights, as timm's load_state_dict looks for them.
+# Where training programs keep the weights, as timm's load_state_dict looks for them; any other
+# place will do where it is the only one.
 _AVERAGES = ("state_dict_ema", "model_ema")
 _STATE_DICTS = (*_AVERAGES, "state_dict", "model")
-_PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and of torch.compile, in either order
+# Of DataParallel, of torch.compile, and of the attribute that holds the net, in any order.
+_PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.", "encoder.")
 _COUNTERS = ("num_batches_tracked", "n_averaged")  # of batch norm and of AveragedModel
 
 # A preset of KerasHub's keeps what is not the backbone in a file of its own.
@@ -46,7 +49,6 @@ _FOREIGN = {
     rb"\x93NUMPY": "a single numpy array (.npy)",
     rb"GGUF": "a GGUF file",
     rb"\x1f\x8b|\xfd7zXZ|\x28\xb5\x2f\xfd|BZh": "compressed: decompress it first",
-    rb"\x80[\2-\5]": "a bare pickle, which torch.save does not write",
     rb"version https://git-lfs": "a git-lfs pointer: fetch the file itself with `git lfs pull`",
     rb"(?i)\s*<(!doctype|html|\?xml)": "a web page: was the download redirected?",
     rb"\s*[{\[]": "JSON, but no index of shards",
@@ -138,6 +140,9 @@ def _read_one(path: Path, data: memoryview) -> WeightFile:
     if tf_table.detect(data):
         arrays, metadata = tf_version1.parse(data)
         return WeightFile(arrays, "tf-version1", metadata, (path,), (data,))
+    if torch_pickle.detect(data):
+        torch_pickle.load(data)  # says so if it is unsafe
+        raise UnsupportedFile("no known weights: it is a bare pickle, as torch.save writes none")
     begin = bytes(data[:64])
     found = (text for magic, text in _FOREIGN.items() if re.match(magic, begin))
     raise UnsupportedFile(f"no known weights: it is {next(found, f'unknown, {begin[:16]!r}')}")
@@ -225,7 +230,13 @@ def _state_dict(saved: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Returns the arrays of the state dict in what torch.save saved, and the plain rest."""
     if type(saved) is not dict:
         raise UnsupportedFile(f"the file holds a {type(saved).__name__}, not a state dict")
-    wrapper = next((key for key in _STATE_DICTS if _has_arrays(saved.get(key))), None)
+    wrappers = [key for key in _STATE_DICTS if _has_arrays(saved.get(key))]
+    if not wrappers and not _has_arrays(saved):
+        wrappers = [key for key, value in saved.items() if _has_arrays(value)]
+        if len(wrappers) > 1:
+            named = ", ".join(f"{key!r:.40}" for key in wrappers[:20])
+            raise UnsupportedFile(f"the file holds several nets, save one of them: {named}")
+    wrapper = wrappers[0] if wrappers else None
     chosen = saved if wrapper is None else saved[wrapper]
     if not _has_arrays(chosen):
         keys = ", ".join(f"{key!r:.40}" for key in list(saved)[:20])
@@ -243,7 +254,10 @@ def _state_dict(saved: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 
 def _has_arrays(value: Any) -> bool:
-    return type(value) is dict and any(isinstance(item, np.ndarray) for item in value.values())
+    """Returns whether it is a state dict: numbers, such as an accuracy, are beside one."""
+    return type(value) is dict and any(
+        isinstance(item, np.ndarray) and item.ndim for item in value.values()
+    )
 
 
 def _has_data(value: Any) -> bool:

@@ -35,6 +35,7 @@ WEIGHTS = (
     "model.safetensors.index.json",
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
+    "flax_model.msgpack",
     "model.weights.h5",
 )
 _INDEX = ".index.json"

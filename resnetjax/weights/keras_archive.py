@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 
 from resnetjax.config import ResNetConfig
-from resnetjax.errors import ConfigError
-from resnetjax.plan import plan
 from resnetjax.weights import keras_dialects, keras_graph, keras_writer, zip_archive
 from resnetjax.weights.dialect import Dialect
 
@@ -65,24 +63,8 @@ def _classifier(config: ResNetConfig) -> dict[str, Any]:
 
 
 def _backbone(config: ResNetConfig) -> dict[str, Any]:
-    """The description of a `ResNetBackbone` (keras_hub/src/models/resnet/resnet_backbone.py).
-
-    Raises:
-        ConfigError: None of its arguments give this net; the field is named.
-    """
-    vd, pre, width = config.shortcut == "avg_conv", config.order == "pre", config.stem_width
-    kind = config.block
-    projects = tuple(stage.blocks[0].shortcut.conv is not None for stage in plan(config).stages)
-    theirs = (vd or kind == "bottleneck", *(True for _ in config.depths[1:]))
-    for field, fits, allowed in (
-        ("widths", config.widths[0] == 64, "64 in the first stage"),
-        ("shortcut", not (vd and pre), "'conv' with order='pre'"),
-        ("projections", projects == theirs, repr(theirs)),
-    ):
-        if not fits:
-            raise ConfigError(
-                f"{field}={getattr(config, field)!r} is not allowed: KerasHub has {allowed}"
-            )
+    """The description of a `ResNetBackbone` (keras_hub/src/models/resnet/resnet_backbone.py)."""
+    width, vd = config.stem_width, "_vd" * (config.shortcut == "avg_conv")
     settings = {
         "name": "res_net_backbone",
         "trainable": True,
@@ -92,8 +74,8 @@ def _backbone(config: ResNetConfig) -> dict[str, Any]:
         "stackwise_num_filters": list(config.widths),
         "stackwise_num_blocks": list(config.depths),
         "stackwise_num_strides": list(config.strides),
-        "block_type": f"{kind}_block{'_vd' if vd else ''}",
-        "use_pre_activation": pre,
+        "block_type": f"{config.block}_block{vd}",
+        "use_pre_activation": config.order == "pre",
         "image_shape": [None, None, config.in_channels],
     }
     return _registered("ResNetBackbone", "keras_hub.src.models.resnet.resnet_backbone", settings)

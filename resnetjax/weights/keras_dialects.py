@@ -7,8 +7,10 @@ ResNeXt, `resnet_common.py` (1.0.8, of 2019).
 """
 
 import dataclasses
+from collections.abc import Iterator
 
-from resnetjax.config import HALF_MEAN, HALF_STD, Preprocess
+from resnetjax.config import HALF_MEAN, HALF_STD, Preprocess, ResNetConfig
+from resnetjax.plan import plan
 from resnetjax.weights.dialect import ANY, Depthwise, Dialect, Layout, Rule
 from resnetjax.weights.numbered import Numbered
 
@@ -177,6 +179,20 @@ KERASCV_V2 = Dialect(
     },
 )
 
+
+def _kerashub_lacks(config: ResNetConfig) -> Iterator[tuple[str, str]]:
+    """As `ResNetBackbone` puts its blocks together (models/resnet/resnet_backbone.py)."""
+    vd, pre = config.shortcut == "avg_conv", config.order == "pre"
+    if config.widths[0] != 64:
+        yield "widths", "KerasHub has 64 in the first stage"
+    if vd and pre:
+        yield "shortcut", "KerasHub has 'conv' with order='pre'"
+    projects = tuple(stage.blocks[0].shortcut.conv is not None for stage in plan(config).stages)
+    theirs = (vd or config.blocks[0] == "bottleneck", *(True for _ in config.depths[1:]))
+    if projects != theirs:
+        yield "projections", f"KerasHub has {theirs}"
+
+
 KERASHUB = Dialect(
     name="kerashub",
     rules=_KERASHUB,
@@ -196,6 +212,7 @@ KERASHUB = Dialect(
         "strides": ANY,
         "projections": ANY,
     },
+    lacks=_kerashub_lacks,
 )  # fmt: skip
 
 # Nets like that of Keras's CIFAR-10 example, from which MLPerf Tiny's is: biases everywhere, bare

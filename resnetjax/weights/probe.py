@@ -14,6 +14,8 @@ from resnetjax.presets import ARCHITECTURES
 from resnetjax.weights.dialect import Dialect, base_config, entries, entry
 from resnetjax.weights.numbered import Numbered
 
+_HEAD = {"kernel": "dense", "bias": "bias"}
+
 
 class Probe:
     """Reads a config off the arrays of one dialect, by asking for ours under their names."""
@@ -28,7 +30,9 @@ class Probe:
         named = entry(self.dialect, path, kind, config)
         if named is None or named.name not in self.theirs:
             return None
-        return named.load(self.theirs[named.name])
+        array = named.load(self.theirs[named.name])
+        rank = {"conv": 4, "dense": 2}.get(kind, 1)
+        return array if array is not None and array.ndim == rank else None
 
     def has(self, path: str, config: ResNetConfig) -> bool:
         """Whether our array of this path is there, whatever its shape."""
@@ -39,9 +43,12 @@ class Probe:
         return named is not None and named.name in self.theirs
 
     def classes(self, config: ResNetConfig) -> int:
-        """Outputs of the head, 0 without one."""
-        head = self.array("head/kernel", "dense", config)
-        return 0 if head is None else head.shape[1]
+        """Outputs of the head, 0 without one; 1 of a head that is there and makes no sense."""
+        arrays = (self.array(f"head/{x}", y, config) for x, y in _HEAD.items())
+        if sized := [array.shape[-1] for array in arrays if array is not None]:
+            return sized[0]
+        named = (entry(self.dialect, f"head/{x}", y, config) for x, y in _HEAD.items())
+        return int(any(found is not None and found.name in self.theirs for found in named))
 
     def sized_like(self, known: ResNetConfig) -> ResNetConfig:
         """The net with the class count and input channels of these arrays."""

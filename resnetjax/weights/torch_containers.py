@@ -6,6 +6,7 @@ tensors and the pickle. All three use the same interpreter (CVE-2025-32434: tar 
 safe one), and no size that a pickle declares is believed unchecked (CVE-2026-24747).
 """
 
+import re
 import struct
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
@@ -251,6 +252,8 @@ def _tar_members(data: memoryview) -> dict[str, memoryview]:
             raise CorruptFile(f"member {name!r} of the tar archive is truncated")
         kind = header[156:157]
         if kind in (b"0", b"\0"):
+            if name.startswith("/") or ".." in re.split(r"[/\\]", name):
+                raise UnsafeWeights(f"the tar archive holds a file outside it: {name!r}")
             if name not in _TAR_MEMBERS:
                 raise UnsupportedFile(
                     f"the tar archive holds {name!r}: torch.save did not write it"

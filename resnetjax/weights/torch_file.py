@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from resnetjax.errors import CorruptFile, UnsafeWeights, UnsupportedFile
+from resnetjax.weights import torch_pickle
 from resnetjax.weights.mapped import Viewer, dtype_named, map_file
 from resnetjax.weights.torch_containers import Container, Kind, Storage, detect, open_container
 from resnetjax.weights.torch_names import DTYPES, Name, NumpyType, Persistent, Tensor
@@ -30,6 +31,8 @@ def read(path: str | os.PathLike[str]) -> Any:
     """
     data = map_file(path)
     if (kind := detect(data)) is None:
+        if torch_pickle.detect(data):
+            torch_pickle.load(data)  # says so if it is unsafe
         raise UnsupportedFile(f"torch.save did not write {os.fspath(path)}")
     return parse(data, kind)
 

@@ -9,6 +9,7 @@ hold themselves. `torch_file` turns it into arrays and plain containers.
 
 import pickle
 import pickletools
+import re
 import struct
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -30,6 +31,9 @@ MAX_OPERATIONS = 1_000_000
 MAX_BYTES = 16 * 2**20
 MAX_INTEGER_BYTES = 64  # a generator's state has 17; str() of a really long one takes minutes
 
+# Of protocols 2 to 5, and of the text that 0 and 1 are.
+_BEGINNING = re.compile(rb"\x80[\2-\5]|c[\w.]+\n[\w.]+\n|\([cdlpVS(]")
+
 _SIZED = {str, bytes, list, tuple, set, dict, OrderedMapping, Namespace}
 
 
@@ -39,6 +43,11 @@ class Pickle(NamedTuple):
     value: Any
     persistent_ids: list[Any]
     end: int
+
+
+def detect(data: bytes | memoryview) -> bool:
+    """Returns whether the bytes begin as a pickle does."""
+    return _BEGINNING.match(bytes(data[:512])) is not None
 
 
 def load(data: bytes | memoryview, *, start: int = 0) -> Pickle:

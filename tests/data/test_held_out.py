@@ -124,13 +124,26 @@ def test_a_table_that_cannot_be_taken_is_refused_by_line(tmp_path, text, error, 
         open_dataset(write(tmp_path, text))
 
 
-def test_rows_of_whole_numbers_are_held_out_by_row():
-    class Rows:
-        class_names = ("a", "b")
-        labels = np.repeat([[0, 1], [1, 1]], [8, 4], axis=0)
+class Rows:
+    class_names = ("a", "b")
 
-        def __len__(self):
-            return 12
+    def __init__(self, labels) -> None:
+        self.labels = np.asarray(labels)
 
-    _, held = hold_out(Rows(), share=0.25, seed=0)
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def test_equal_rows_of_values_are_held_out_as_a_class():
+    rows = Rows(np.repeat([[0, 1], [1, 1]], [8, 4], axis=0))
+    _, held = hold_out(rows, share=0.25, seed=0)
     assert held.labels.tolist() == [[0, 1], [0, 1], [1, 1]]
+
+
+def test_rows_too_rare_for_the_share_are_held_out_together():
+    rng = np.random.default_rng(0)
+    for labels in (rng.integers(0, 2, (500, 40)), rng.random((500, 1)), np.arange(500)[:, None]):
+        rest, held = hold_out(Rows(labels), share=0.2, seed=0)
+        assert (len(rest), len(held)) == (400, 100)
+        spread = labels.std(0) / 100**0.5
+        assert (np.abs(held.labels.mean(0) - labels.mean(0)) < 4 * spread).all()

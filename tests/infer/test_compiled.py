@@ -158,7 +158,7 @@ def test_a_predictor_compiles_one_program_for_each_power_of_two(caplog):
         for count in range(1, 8):
             predictor(PIXELS[:count])
     messages = [record.getMessage() for record in caplog.records]
-    assert sum(text.startswith("Compiling jit(_top)") for text in messages) == 3  # 1, 2, 4
+    assert sum(text.startswith("Compiling jit(_scores)") for text in messages) == 3  # 1, 2, 4
 
 
 def test_a_batch_is_on_its_way_before_the_one_before_it_is_fetched(pre):

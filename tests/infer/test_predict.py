@@ -149,7 +149,7 @@ def test_batch_size_changes_no_prediction(pre, images, logits, batch_size):
 
 def compilations(caplog) -> list[str]:
     messages = [record.getMessage() for record in caplog.records]
-    return [text for text in messages if text.startswith("Compiling jit(_top)")]
+    return [text for text in messages if text.startswith("Compiling jit(_scores)")]
 
 
 def test_any_number_of_images_compiles_one_program_for_each_power_of_two(images, caplog):
@@ -175,6 +175,13 @@ def test_a_second_call_compiles_nothing(pre, images, caplog):
     with jax.log_compiles():
         rj.predict(pre, images[5:11])  # as many powers of two, other images
         rj.predict(pre, images[11:19])
+    assert compilations(caplog) == []
+
+
+def test_another_top_does_not_compile_the_net_again(pre, images, caplog):
+    rj.predict(pre, images[:5])
+    with jax.log_compiles():
+        rj.predict(pre, images[:5], top=2)
     assert compilations(caplog) == []
 
 
@@ -217,6 +224,13 @@ def test_the_labels_activation_makes_the_probabilities(pre, images, logits, acti
     labels = rj.Labels(names=NAMES, activation=activation)
     found = rj.predict(dataclasses.replace(pre, labels=labels), images[:4], top=CLASSES)
     np.testing.assert_allclose(by_index(found), expected(logits[:4]), rtol=1e-4, atol=1e-5)
+
+
+def test_a_regressions_values_are_all_given_in_their_order(pre, images, logits):
+    labels = rj.Labels(names=NAMES, activation="none")
+    (found,) = rj.predict(dataclasses.replace(pre, labels=labels), images[:1], top=1)
+    assert [prediction.label for prediction in found] == list(NAMES)
+    np.testing.assert_allclose([p.probability for p in found], logits[0], rtol=1e-4, atol=1e-5)
 
 
 def test_without_labels_digits_name_the_classes_and_softmax_rates_them(pre, images):

@@ -18,6 +18,7 @@ import pytest
 from flax import linen as nn
 from flax import nnx
 
+import resnetjax as rj
 from resnetjax.config import ResNetConfig
 from resnetjax.errors import BatchNormError, ConfigError
 from resnetjax.measure import leaves
@@ -359,6 +360,15 @@ def test_bfloat16_computes_in_bfloat16_and_answers_in_float32():
     assert {array.dtype for array in features.values()} == {jnp.dtype("bfloat16")}
     # eight bits of mantissa through five convolutions
     np.testing.assert_allclose(logits, train(ResNet(net()), variables, IMAGES)[0], atol=0.1)
+
+
+@pytest.mark.slow
+def test_bfloat16_gives_float32s_numbers_at_full_size():
+    model, variables = rj.create("resnet18")  # where XLA for CPUs fused a whole stage with the pool
+    images = np.random.default_rng(0).normal(size=(1, 224, 224, 3)).astype(np.float32)
+    exact = jax.jit(model.apply)(variables, images)
+    rounded = jax.jit(model.clone(dtype=jnp.bfloat16).apply)(variables, images)
+    np.testing.assert_allclose(rounded, exact, atol=0.02 * np.abs(exact).max())
 
 
 def test_initialising_in_bfloat16_gives_float32_parameters():

@@ -133,6 +133,18 @@ def test_a_tar_file_that_torch_loads_is_bit_equal(tmp_path):
     assert_same(theirs, torch_file.read(path))
 
 
+@pytest.mark.parametrize(
+    "kind",
+    ["Bool", "Byte", "Char", "Short", "Int", "Long", "Half", "BFloat16", "Float", "Double"],
+)
+def test_a_tar_file_of_every_dtype_is_bit_equal(kind, tmp_path):
+    path = tmp_path / "old.tar"
+    width = getattr(torch, f"{kind}Tensor")(0).element_size()
+    content = np.random.default_rng(0).integers(0, 2, 6 * width, np.uint8).tobytes()
+    path.write_bytes(tar_bytes(mapping(w=integer(2) + b"Q"), content=content, kind=kind))
+    assert_same(torch.load(path, weights_only=False), torch_file.read(path))
+
+
 def sparse():
     return torch.eye(3).to_sparse()
 

@@ -90,8 +90,10 @@ def test_a_missing_file_and_a_directory_are_named(tmp_path):
         ({"model": "a", "state_dict": "b", "model_ema": "c"}, "c"),
         ({"model": "a", "state_dict": "b"}, "b"),
         ({"model": "a", "optimizer": "b"}, "a"),
+        ({"model_state_dict": "a"}, "a"),
+        ({"net": "a"}, "a"),
     ],
-    ids=["state_dict_ema", "model_ema", "state_dict", "model"],
+    ids=["state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict", "net"],
 )
 def test_f09_a_moving_average_is_preferred_and_recorded(read, entries, expected):
     wrapped = {key: mapping(**{name: tensor()}) for key, name in entries.items()}
@@ -101,6 +103,12 @@ def test_f09_a_moving_average_is_preferred_and_recorded(read, entries, expected)
         (key for key in entries if key.endswith("_ema") and entries[key] == expected), None
     )
     assert file.metadata == {"epoch": 3} | ({"ema": average} if average else {})
+
+
+def test_of_several_nets_in_a_file_none_is_guessed(read):
+    nets = {name: mapping(w=tensor()) for name in ("generator", "critic")}
+    with pytest.raises(UnsupportedFile, match=r"several nets.*'generator', 'critic'"):
+        read(zip_bytes(mapping(**nets, epoch=integer(3))))
 
 
 def test_metadata_holds_what_is_beside_the_weights(read):
@@ -135,11 +143,23 @@ def test_metadata_holds_what_is_beside_the_weights(read):
         (["_orig_mod.module.a", "_orig_mod.module.b"], ["a", "b"]),
         (["module._orig_mod.module.a"], ["a"]),
         (["module.a", "b"], ["module.a", "b"]),
+        (["model.a", "model.b"], ["a", "b"]),
+        (["module.net.a"], ["a"]),
         (["module.a", "n_averaged"], ["a"]),
         (["bn.weight", "bn.num_batches_tracked"], ["bn.weight"]),
         (["module."], ["module."]),
     ],
-    ids=["module", "both", "three", "not-all", "averaged", "counter", "nothing-behind"],
+    ids=[
+        "module",
+        "both",
+        "three",
+        "not-all",
+        "model",
+        "module-net",
+        "averaged",
+        "counter",
+        "nothing-behind",
+    ],
 )
 def test_f09_wrappers_and_counters_come_off(read, names, expected):
     assert list(read(zip_bytes(mapping(**dict.fromkeys(names, tensor())))).arrays) == expected
@@ -240,6 +260,16 @@ def test_shards_are_read_as_one_file(shards, tmp_path):
     assert file.metadata == {"total_size": 72}
     names = ["model.safetensors.index.json", "1.safetensors", "2.safetensors"]
     assert file.paths == tuple(tmp_path / name for name in names)
+
+
+def test_the_shards_of_torch_are_read_by_their_index_too(tmp_path):
+    for shard, name in (("1.bin", "a"), ("2.bin", "b")):
+        (tmp_path / shard).write_bytes(zip_bytes(mapping(**{name: tensor()})))
+    path = tmp_path / "pytorch_model.bin.index.json"
+    path.write_text(json.dumps({"weight_map": {"a": "1.bin", "b": "2.bin"}}))
+    file = files.read(path)
+    assert (list(file.arrays), file.format) == (["a", "b"], "torch-zip")
+    np.testing.assert_array_equal(file.arrays["b"], SIX)
 
 
 def test_a_missing_shard_is_named(shards):

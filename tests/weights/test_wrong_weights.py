@@ -14,7 +14,7 @@ from resnetjax.errors import UnsupportedFile, WeightsMismatch
 from resnetjax.measure import leaves
 from resnetjax.plan import plan
 from resnetjax.weights.detect import detect
-from resnetjax.weights.dialect import base_config, load_arrays, save_arrays
+from resnetjax.weights.dialect import base_config, entries, load_arrays, save_arrays
 from resnetjax.weights.dialects import DIALECTS, get
 
 # What a dialect has beyond its plainest net, so that each of its rules is tried.
@@ -162,10 +162,27 @@ def test_two_arrays_of_one_shape_that_changed_places_are_loaded_so():
     np.testing.assert_array_equal(loaded["stage2_block1/norm1/scale"], arrays[second])
 
 
-def load(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def load(arrays: dict[str, np.ndarray], known: ResNetConfig | None = None) -> dict[str, np.ndarray]:
     """The arrays of the net that they are taken for."""
-    found = detect(arrays, source="x")
+    found = detect(arrays, source="x", known=known)
     return load_arrays(found.dialect, arrays, found.config, source="x")[0]
+
+
+@pytest.mark.parametrize("path", ["head/kernel", "head/bias", "stem/conv1/kernel"])
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_an_end_of_the_net_that_is_amiss_is_not_taken_for_none(dialect, path):
+    arrays = file_of(dialect)
+    theirs = entries(get(dialect), net(dialect))[path].name
+    name = min((name for name in arrays if name.endswith(theirs)), key=len)  # roots aside
+    array = arrays[name]
+    faults = [{other: held for other, held in arrays.items() if other != name}]
+    faults += [arrays | {name: other} for other in (array.reshape(-1), array[None], array.T)]
+    for fault in faults:
+        if name in fault and fault[name].shape == array.shape:
+            continue  # a vector stays what it is
+        for known in (None, net(dialect)):
+            with pytest.raises((UnsupportedFile, WeightsMismatch)):
+                load(fault, known)
 
 
 @pytest.mark.slow

@@ -94,13 +94,14 @@ def legacy_bytes(pickled: bytes, contents=None, *, keys=None) -> bytes:
 
 
 def tar_bytes(
-    pickled: bytes, *, size=6, content=SIX, shape=(2, 3), strides=(3, 1), offset=0, views=b"]"
-) -> bytes:
-    """A tar container with storage 1 (float32) and tensor 2 of it; `pickled` refers to the ids."""
-    described = sequence(integer(1), text("cpu"), named("torch", "FloatStorage"))
+    pickled: bytes, *, size=6, content=SIX, shape=(2, 3), strides=(3, 1), offset=0, views=b"]",
+    kind="Float",
+) -> bytes:  # fmt: skip
+    """A tar container with storage 1 and tensor 2 of it; `pickled` refers to the ids."""
+    described = sequence(integer(1), text("cpu"), named("torch", f"{kind}Storage"))
     storages = _pickle(integer(1)) + _pickle(described) + struct.pack("<q", size) + content
     tensors = _pickle(integer(1))
-    tensors += _pickle(sequence(integer(2), integer(1), named("torch", "FloatTensor")))
+    tensors += _pickle(sequence(integer(2), integer(1), named("torch", f"{kind}Tensor")))
     tensors += struct.pack(f"<ii{2 * len(shape) + 1}q", len(shape), 0, *shape, *strides, offset)
     members = {
         "sys_info": _pickle(b"}"),
