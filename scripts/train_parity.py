@@ -9,6 +9,7 @@ float32.
 
 import dataclasses
 import functools
+import itertools
 import json
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -83,7 +84,10 @@ class ResNet20(nn.Module):
 def compare(
     data: str, *, parts: Collection[str], epochs: int, seeds: Collection[int], out: Path | None
 ) -> dict[str, Any]:
-    """Some of `PARTS`; each is written to `out` when it is done, beside what is there."""
+    """Some of `PARTS`; each is written to `out` when it is done, beside what is there.
+
+    So is each side of each seed's run, and none that is there is run again.
+    """
     base = read_recipe(CONFIG)
     base = dataclasses.replace(base, data=dataclasses.replace(base.data, path=data))
     result: dict[str, Any] = json.loads(out.read_text()) if out and out.exists() else {}
@@ -104,25 +108,22 @@ def compare(
     if "runs" not in parts:
         return result
     runs: list[dict[str, Any]] = result.get("float32_runs", {}).get("runs", [])
-    shortened = dataclasses.replace(base, epochs=float(epochs))
-    for seed in sorted({*seeds} - {run["seed"] for run in runs}):
-        recipe = dataclasses.replace(shortened, seed=seed)
-        with Setup(recipe) as setup:
-            runs.append({"seed": seed, "resnetjax": train_ours(setup), "torch": train_torch(setup)})
-        means = {
-            side: float(np.mean([run[side]["top1"] for run in runs]))
-            for side in ("resnetjax", "torch")
-        }
-        difference = 100 * (means["resnetjax"] - means["torch"])
+    recipe = dataclasses.replace(base, epochs=float(epochs))
+    for seed, (side, train) in itertools.product(sorted(seeds), SIDES.items()):
+        run = next((run for run in runs if run["seed"] == seed), None)
+        if run is None:
+            runs.append(run := {"seed": seed})
+        if side in run:
+            continue
+        with Setup(dataclasses.replace(recipe, seed=seed)) as setup:
+            run[side] = train(setup)
         schedule = f"{epochs} epochs, the rate divided by 10 after one half and three quarters"
-        note(
-            float32_runs={
-                "schedule": schedule,
-                "runs": runs,
-                "mean_top1": means,
-                "difference_in_points": difference,
-            }
-        )
+        found: dict[str, Any] = {"schedule": schedule, "runs": runs}
+        if whole := [run for run in runs if SIDES.keys() <= run.keys()]:
+            means = {side: float(np.mean([run[side]["top1"] for run in whole])) for side in SIDES}
+            difference = 100 * (means["resnetjax"] - means["torch"])
+            found |= {"mean_top1": means, "difference_in_points": difference}
+        note(float32_runs=found)
     return result
 
 
@@ -252,6 +253,9 @@ def train_torch(setup: Setup) -> dict[str, Any]:
             right += int(((best == np.asarray(batch["labels"])) * weights).sum())
             count += int(weights.sum())
     return {"top1": right / count, "examples": count, "training_s": seconds}
+
+
+SIDES = {"resnetjax": train_ours, "torch": train_torch}
 
 
 def _batches(setup: Setup, steps: int) -> Iterator[tuple[Any, Any, Any]]:
