@@ -333,12 +333,12 @@ def digits(path: Path, *, count: int | None = None) -> Path:
         # The update leaves finite parameters, which give a loss that is not.
         (
             "1e30",
-            r"step 6: gradient of \S+ is not finite, for the 4th step in a row; the examples ",
+            r"step 6: gradient of \S+ is not finite, for the 4th step in a row",
         ),
         # The update itself is not finite.
         pytest.param(
             "1e39",
-            r"step 1 is not saved: params/\S+ holds NaN or infinity",
+            r"step 4: updated parameter \S+ is not finite, for the 4th step in a row",
             marks=pytest.mark.faults,
         ),
     ],
@@ -349,10 +349,10 @@ def test_values_that_stay_infinite_end_the_run_and_reach_no_checkpoint(
     every = ("--checkpoint.every-steps", "1", "--checkpoint.max-skipped", "3")
     life = nursery.start("--workdir", tmp_path, "--optimizer.learning-rate", rate, *every)
     assert life.wait() == 2, life.said()
-    assert re.search(message, life.said()), life.said()
+    assert re.search(f"{message}; the examples were ", life.said()), life.said()
     assert "Traceback" not in life.said()
     recipe = replace(TINY, optimizer=replace(TINY.optimizer, learning_rate=float(rate)))
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         restored = checkpoints.restore(Setup(recipe).state_shapes)
-    assert bool(restored) == (rate == "1e30")
-    assert not restored or all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(restored.state))
+    assert restored
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(restored.state))
