@@ -26,7 +26,7 @@ from resnetjax.train.report import (
     read_metrics,
     scalars,
 )
-from resnetjax.train.run_folder import RunFolder
+from resnetjax.train.run_folder import RunFolder, run_digest
 from resnetjax.train.scores import Score
 from resnetjax.train.setup import Setup
 from resnetjax.train.sharding import gather, place_state
@@ -138,7 +138,7 @@ class _Run:
             self.folder.checkpoints,
             keep=chosen.keep,
             asynchronous=chosen.asynchronous,
-            config_digest=self.recipe.digest(),
+            config_digest=run_digest(self.recipe, self.setup.facts),
             log=self.progress.say,
         )
 

@@ -1,5 +1,6 @@
 """The folder of a run: what lies where, and whether a recipe may go on in it."""
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -9,6 +10,7 @@ from typing import Any
 
 from resnetjax.errors import ConfigError, CorruptFile
 from resnetjax.train import scores
+from resnetjax.train.checkpoint import Checkpoints
 from resnetjax.train.recipe import Recipe
 
 
@@ -71,23 +73,29 @@ class RunFolder:
 
         Raises:
             ConfigError: The run was begun with another recipe or on other data; all differences
-                that decide its numbers are listed.
+                that decide its numbers are listed, where `recipe.json` is there to tell them.
             CorruptFile: `recipe.json` is not one.
         """
         path = self.root / "recipe.json"
         if path.exists():
             before, facts_before = _read(path)
             changes = before.differences(recipe) + tuple(
-                f"{name}: {facts_before.get(name)} -> {value}"
+                f"{name}: {facts_before[name]} -> {value}"
                 for name, value in facts.items()
-                if facts_before.get(name) != value
+                if name in facts_before and facts_before[name] != value  # not all data has names
             )
-            if changes and not allow_changes:
-                raise ConfigError(
-                    f"{self.root} holds a run with another recipe:\n  "
-                    + "\n  ".join(changes)
-                    + "\nTake another --workdir, or --allow-changes to go on with the new values."
-                )
+        else:
+            newest = Checkpoints(self.checkpoints).latest()
+            same = newest is None or newest.config == run_digest(recipe, facts)
+            changes = (
+                () if same else ("recipe.json is gone; the checkpoints are of another recipe",)
+            )
+        if changes and not allow_changes:
+            raise ConfigError(
+                f"{self.root} holds a run with another recipe:\n  "
+                + "\n  ".join(changes)
+                + "\nTake another --workdir, or --allow-changes to go on with the new values."
+            )
         self.root.mkdir(parents=True, exist_ok=True)
         text = json.dumps({"recipe": recipe.to_json(), "data": dict(facts)}, indent=1)
         _replace(path, f"{text}\n")
@@ -125,6 +133,12 @@ class RunFolder:
         if new:
             with self.bad_images.open("a") as file:
                 file.writelines(f"{line}\n" for line in new)
+
+
+def run_digest(recipe: Recipe, facts: Mapping[str, Any]) -> str:
+    """SHA-256 of a recipe and its data, which checkpoints carry: equal for one run."""
+    text = json.dumps([recipe.digest(), dict(facts)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 _SHOWN_LINES = 50

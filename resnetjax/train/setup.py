@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import hashlib
 from collections.abc import Callable, Iterator
 from typing import Any, Self
 
@@ -116,11 +117,13 @@ class Setup:
     @property
     def facts(self) -> dict[str, Any]:
         """What the data is, for a run not to be resumed on other data."""
+        names = hashlib.sha256(repr(self.class_names).encode()).hexdigest()[:16]
         return {
             "training examples": len(self.train_data),
             "test examples": len(self.test_data),
             "classes": len(self.class_names) or self.config.num_classes,
-            **({"initial weights": self.start.source.sha256} if self.start else {}),
+            **({"digest of the classes' names": names} if self.class_names else {}),
+            "initial weights": self.start.source.sha256 if self.start else None,
         }
 
     def evaluates_at(self, step: int) -> bool:

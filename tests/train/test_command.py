@@ -269,4 +269,10 @@ def test_flags_override_the_fields_of_the_file(recipe, tmp_path, monkeypatch):
 
 def test_a_run_on_other_data_is_another_run(tmp_path):
     with Setup(tiny_recipe(batch_size=64)) as setup:
-        assert setup.facts == {"training examples": 1438, "test examples": 359, "classes": 10}
+        facts = setup.facts
+        setup.class_names = ("a", *setup.class_names[1:])
+        renamed = setup.facts
+    names = "digest of the classes' names"
+    assert facts.pop(names) != renamed.pop(names)
+    expected = {"training examples": 1438, "test examples": 359, "classes": 10}
+    assert facts == renamed == {**expected, "initial weights": None}

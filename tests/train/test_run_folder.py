@@ -6,8 +6,9 @@ import json
 import pytest
 
 from resnetjax.errors import ConfigError, CorruptFile
+from resnetjax.train.checkpoint import Checkpoints
 from resnetjax.train.recipe import Checkpointing, Data, Recipe
-from resnetjax.train.run_folder import RunFolder
+from resnetjax.train.run_folder import RunFolder, run_digest
 
 FACTS = {"training examples": 100, "test examples": 10, "classes": 3}
 
@@ -47,6 +48,21 @@ def test_another_recipe_or_other_data_is_refused_with_all_differences(folder):
     assert (folder.root / "recipe.json").read_bytes() == before
     folder.claim(Recipe(batch_size=8, seed=1), FACTS, allow_changes=True)
     folder.claim(Recipe(batch_size=8, seed=1), FACTS, allow_changes=False)
+
+
+def test_a_run_whose_recipe_is_lost_goes_on_with_no_other(folder):
+    digest = run_digest(Recipe(), FACTS)
+    with Checkpoints(folder.checkpoints, config_digest=digest) as checkpoints:
+        checkpoints.save(1, {"step": 1})
+    path = folder.root / "recipe.json"
+    path.unlink()
+    for recipe, facts in ((Recipe(seed=1), FACTS), (Recipe(), {**FACTS, "classes": 4})):
+        with pytest.raises(ConfigError, match="are of another recipe\nTake another --workdir"):
+            folder.claim(recipe, facts, allow_changes=False)
+        assert not path.exists()
+    folder.claim(Recipe(), FACTS, allow_changes=False)
+    path.unlink()
+    folder.claim(Recipe(seed=1), FACTS, allow_changes=True)
 
 
 @pytest.mark.parametrize(
