@@ -169,7 +169,9 @@ def gradients(base: Recipe, activation: str, *, states: int, apart: int = 5) -> 
     largest ("array"); listed are the greatest over the states.
     """
     config = base.model.resolve(num_classes=10).replace(activation=activation)
-    recipe = dataclasses.replace(base, model=dataclasses.replace(base.model, config=config))
+    recipe = dataclasses.replace(
+        base, model=dataclasses.replace(base.model, arch=None, config=config)
+    )
     found: dict[str, list[tuple[float, float]]] = {}
     with Setup(recipe) as setup:
 

@@ -7,9 +7,11 @@ import tyro
 
 from resnetjax import presets
 from resnetjax.config import ResNetConfig
+from resnetjax.errors import ConfigError
 from resnetjax.fields import check_types, require
 
 Decayed = Literal["all", "kernels", "not_norms"]
+_ARCH = "resnet50"  # of a recipe that says no net
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +19,7 @@ class Model:
     """Which net is trained.
 
     Attributes:
-        arch: An architecture's name.
+        arch: An architecture's name; None is "resnet50", or the `config`.
         config: A net of your own in its place.
         num_classes: None takes those of the data.
         zero_init_residual: None leaves it as the architecture has it; likewise the next two.
@@ -34,7 +36,7 @@ class Model:
         remat: Recompute activations in the backward pass: less memory, a third more arithmetic.
     """
 
-    arch: str = "resnet50"
+    arch: str | None = None
     config: Annotated[ResNetConfig | None, tyro.conf.Suppress] = None
     num_classes: int | None = None
     zero_init_residual: bool | None = None
@@ -56,14 +58,24 @@ class Model:
         starts = self.weights or not self.keep_head
         require(self, "keep_head", starts, "False where there are no weights to keep it of")
 
+    @property
+    def architecture(self) -> str | None:
+        """The name of the architecture, or None of a net of your own."""
+        return None if self.config else self.arch or _ARCH
+
     def resolve(self, *, num_classes: int) -> ResNetConfig:
         """The net's config, for data of so many classes.
 
         Raises:
             UnknownName: No architecture goes by this name.
-            ConfigError: A value is not allowed.
+            ConfigError: A value is not allowed, or there are both a name and a config.
         """
-        base = self.config or presets.get(self.arch)
+        if self.arch and self.config:
+            raise ConfigError(
+                f"model.arch={self.arch!r} is not allowed here: the recipe, or --model, has a net "
+                "of its own (model.config)"
+            )
+        base = self.config or presets.get(self.arch or _ARCH)
         changes = {
             name: getattr(self, name)
             for name in ("zero_init_residual", "drop_path_rate", "dropout")

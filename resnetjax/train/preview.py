@@ -38,7 +38,7 @@ def preview(setup: Setup, path: Path) -> list[str]:
     path.parent.mkdir(parents=True, exist_ok=True)
     draw_grid(local[:_SHOWN], recipe.preprocess).save(path)
     return [
-        f"net         {recipe.model.arch if recipe.model.config is None else 'of its own config'}, "
+        f"net         {recipe.model.architecture or 'of its own config'}, "
         f"{parameter_count(net):,} parameters, {statistics_count(net):,} running statistics, "
         f"{setup.config.num_classes:,} classes",
         f"arithmetic  {setup.image_flops / 1e9:.3g} GFLOPs forward an image, "

@@ -181,6 +181,7 @@ def _deciding(recipe: Recipe) -> dict[str, Any]:
     # 90.0 is read as 90: as `epochs=90` in a file and `--epochs 90` after it, it is one recipe.
     plain = json.loads(json.dumps(recipe.to_json()), parse_float=_number)
     flat = _flatten(plain, "")
+    flat["model.arch"] = recipe.model.architecture
     deciding = {name: value for name, value in flat.items() if not name.startswith(_FREE)}
     if recipe.evaluation.patience is not None:  # evaluations decide when the run ends
         deciding["evaluation.every_epochs"] = flat["evaluation.every_epochs"]

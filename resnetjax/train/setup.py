@@ -185,8 +185,7 @@ class Setup:
     def pretrained(self, variables: Variables) -> Pretrained:
         """A trained net, as it is kept."""
         activation = _ACTIVATIONS[self.recipe.loss]
-        given = None if self.recipe.model.config else self.recipe.model.arch
-        source = self.start.source if self.start else Source(arch=given)
+        source = self.start.source if self.start else Source(arch=self.recipe.model.architecture)
         named = len(self.class_names) == self.config.num_classes
         return Pretrained(
             model=ResNet(self.config),

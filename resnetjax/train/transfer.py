@@ -31,7 +31,9 @@ def starting_from(recipe: Recipe, weights: str | os.PathLike[str]) -> Recipe:
         pretrained = zoo.load(weights)
     return replace(
         recipe,
-        model=replace(recipe.model, weights=os.fspath(weights), config=pretrained.config),
+        model=replace(
+            recipe.model, weights=os.fspath(weights), arch=None, config=pretrained.config
+        ),
         preprocess=_resizing(pretrained.preprocess),
         data=replace(recipe.data, train_px=pretrained.preprocess.crop_px[0]),
     )

@@ -223,6 +223,7 @@ def test_a_misspelt_flag_brings_up_the_right_one(recipe, tmp_path):
         (["--model.frozen", "stem", "tail"], "tail"),
         (["--coordinator", "localhost:1"], "given together or not at all"),
         (["--data.train-split", "nope"], "nope"),
+        (["--model.arch", "resnet50"], "model.arch='resnet50' is not allowed here: the recipe"),
     ],
 )
 def test_bad_values_are_one_message_and_exit_code_2(recipe, tmp_path, flags, message):

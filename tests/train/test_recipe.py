@@ -288,6 +288,15 @@ def test_a_net_takes_the_datas_classes_and_the_recipes_changes():
         Model(arch="resnet19").resolve(num_classes=7)
 
 
+def test_a_net_is_named_or_described_and_not_both():
+    config = Model(arch="resnet18").resolve(num_classes=7)
+    assert Model(config=config).resolve(num_classes=7) == config
+    assert Model().resolve(num_classes=7) == Model(arch="resnet50").resolve(num_classes=7)
+    assert Recipe().digest() == Recipe(model=Model(arch="resnet50")).digest()
+    with pytest.raises(ConfigError, match=r"model\.arch='resnet50' is not allowed here"):
+        Model(arch="resnet50", config=config).resolve(num_classes=7)
+
+
 # ---- Files.
 
 

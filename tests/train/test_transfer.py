@@ -139,6 +139,8 @@ def test_a_recipe_takes_the_nets_architecture_preprocessing_and_size(weights):
     pre = rj.load(weights)
     assert (recipe.model.config, recipe.preprocess) == (pre.config, pre.preprocess)
     assert (recipe.model.weights, recipe.data.train_px, recipe.epochs) == (str(weights), 8, 3.0)
+    named = starting_from(Recipe(model=Model(arch="resnet18")), weights)
+    assert named.model.resolve(num_classes=3) == pre.config
 
 
 def test_what_the_weights_leave_open_is_said_once(data, shared_weights):
