@@ -93,6 +93,7 @@ def train(
         together(lambda: run.claim(allow_changes=allow_changes))
         with contextlib.ExitStack() as stack:
             run.progress = stack.enter_context(setup.progress())
+            stack.callback(run.end_trace)
             run.checkpoints = stack.enter_context(run.open_checkpoints())
             run.restore()
             run.log = MetricsLog(folder.metrics if run.first else None, step=run.step)
@@ -125,6 +126,7 @@ class _Run:
         self.score: Score | None = None
         self.scored: set[int] = set()
         self.stopped: int | None = None
+        self.traced_from: int | None = None
         self.skipped = 0
 
     def claim(self, *, allow_changes: bool) -> None:
@@ -337,12 +339,20 @@ class _Run:
     def _profile(self) -> None:
         """Traces some steps after the first, which compiles."""
         done = self.step - self.started
-        if self.profile and done == _TRACED[0]:
+        if self.profile and done == min(_TRACED[0], self.setup.total_steps - self.started - 1):
             jax.profiler.start_trace(str(self.folder.root / "trace"))
-        if self.profile and done == _TRACED[1]:
+            self.traced_from = self.step
+        if done == _TRACED[1]:
             jax.block_until_ready(self.state)
-            jax.profiler.stop_trace()
-            self.progress.say(f"trace of {_TRACED[1] - _TRACED[0]} steps: {self.folder.root}/trace")
+            self.end_trace()
+
+    def end_trace(self) -> None:
+        """Writes the trace, if one is under way."""
+        if self.traced_from is None:
+            return
+        jax.profiler.stop_trace()
+        steps, self.traced_from = self.step - self.traced_from, None
+        self.progress.say(f"trace of {steps} steps: {self.folder.root}/trace")
 
 
 class _Interrupted(Exception):

@@ -103,6 +103,14 @@ def test_a_run_leaves_log_curves_models_trace_and_events(finished):
     assert not (workdir / "bad_images.txt").exists()
 
 
+@pytest.mark.parametrize(("epochs", "steps"), [("0.1", 1), ("0.3", 4)])
+def test_a_run_of_few_steps_leaves_a_trace_too(recipe, tmp_path, epochs, steps):
+    result = run("train", recipe, "--workdir", tmp_path, "--epochs", epochs, "--profile")
+    assert result.code == 0, result.err
+    assert f"trace of {steps} steps: " in result.err
+    assert list((tmp_path / "trace").rglob("*.xplane.pb"))
+
+
 def test_the_same_command_again_trains_no_further(finished, recipe):
     workdir, first = finished
     before = (workdir / "metrics.jsonl").read_bytes()
