@@ -85,7 +85,8 @@ def train(
         CheckpointCorrupt: There are checkpoints, and none is sound.
         DataCorrupt, DataStalled: Too many images cannot be read, or none come.
         NonFinite: Too many steps in a row gave values that are not finite.
-        SaveFailed: A checkpoint cannot be written, and the recipe says to stop.
+        SaveFailed: A checkpoint, the log or a model cannot be written, and the recipe says to stop
+            or it was the last one.
     """
     folder = RunFolder(Path(workdir))
     with StopSignals() as signals, Setup(recipe) as setup:
@@ -127,6 +128,7 @@ class _Run:
         self.scored: set[int] = set()
         self.stopped: int | None = None
         self.traced_from: int | None = None
+        self.unsaved: dict[str, str] = {}
         self.skipped = 0
 
     def claim(self, *, allow_changes: bool) -> None:
@@ -159,12 +161,14 @@ class _Run:
     def go(self) -> None:
         """All steps that are left, up to a signal."""
         if self.setup.evaluates_at(self.step) and self.facts["evaluated"] < self.step:
-            self._evaluate()  # a signal came in the middle of it
+            self._evaluate()  # a signal, or a full disk, came in the middle of it
+            self._write_safely("metrics.jsonl", self.log.flush)
         for _ in self._pauses():
             if self.setup.evaluates_at(self.step) and not self.stopped:
                 self._evaluate()
             self._save()
-        self._save_safely(self.checkpoints.wait)
+        if "checkpoint" not in self.unsaved:  # there, nothing is under way
+            self._save_safely("checkpoint", self.checkpoints.wait)
 
     @property
     def exhausted(self) -> bool:
@@ -182,10 +186,11 @@ class _Run:
             try:
                 draw_curves(self.folder.metrics, self.folder.curves)
                 self.folder.draw_report()
-            except MissingExtra as error:
+            except (MissingExtra, OSError) as error:
                 self.progress.say(f"no pictures: {error}")
             for line in self.folder.report_lines():
                 self.progress.say(line)
+        together(self._check_saved)
         return Outcome(
             step=self.step,
             finished=self.finished,
@@ -262,7 +267,7 @@ class _Run:
         """Lists what could not be read; too much of it ends the run."""
         if not bad:
             return
-        self.folder.note_bad(bad)
+        self._save_safely("bad_images.txt", lambda: self.folder.note_bad(bad))
         if count > self.recipe.data.bad_rate * max(of, _BAD_AFTER):
             raise DataCorrupt(
                 f"{count} images of {of} could not be read, more than "
@@ -294,7 +299,6 @@ class _Run:
         quality = next(iter(score.figures.values()))
         better = self.facts["best"] is None or quality > self.facts["best"]
         self._note_bad(score.bad, count=len(score.bad), of=len(self.setup.test_data))
-        self.facts["evaluated"] = self.step
         line = {"step": self.step, **score.figures}
         if (
             self.step not in self.scored
@@ -307,34 +311,66 @@ class _Run:
             f"test {score.text} of {score.examples:,}"
         )
         variables = gather(variables)
-        if self.first:
+
+        def keep() -> None:
             pretrained = self.setup.pretrained(variables)
             saving.save(pretrained, self.folder.model("latest"))
             if better:
                 saving.save(pretrained, self.folder.model("best"))
                 self.folder.note_report(self.setup.report(score, step=self.step))
+
+        if not self._write_safely("model", keep):
+            return  # a run that is resumed from here makes this evaluation again
+        self.facts["evaluated"] = self.step
         self.facts["best"] = quality if better else self.facts["best"]
         self.facts["since_best"] = 0 if better else self.facts["since_best"] + 1
         if self.exhausted:
             self.progress.say(f"no better for {self.facts['since_best']} evaluations: it ends here")
 
     def _save(self) -> None:
-        self.log.flush()
+        if not self._write_safely("metrics.jsonl", self.log.flush):
+            return  # a checkpoint must not be ahead of the log
         save = functools.partial(
             self.checkpoints.save, self.step, self.state, facts=dict(self.facts)
         )
-        if not self._save_safely(save):
-            self._save_safely(save)  # what failed was the save before
+        if not self._save_safely("checkpoint", save):
+            self._save_safely("checkpoint", save)  # what failed was the save before
 
-    def _save_safely(self, save: Callable[[], None]) -> bool:
+    def _write_safely(self, what: str, write: Callable[[], None]) -> bool:
+        """Has the first process write, and all of them know whether it could."""
+
+        def attempt() -> None:
+            try:
+                if self.first:
+                    write()
+            except OSError as error:
+                raise SaveFailed(f"{what} of step {self.step}: {error}") from error
+
+        return self._save_safely(what, lambda: together(attempt))
+
+    def _save_safely(self, what: str, save: Callable[[], None]) -> bool:
+        """Saves; whether the run goes on where that fails is the recipe's choice."""
         try:
             save()
-        except SaveFailed as error:
+        except OSError as error:  # SaveFailed is one
             if self.recipe.checkpoint.failed_save == "stop":
                 raise
             self.progress.say(f"not saved: {error}")
+            self.unsaved[what] = str(error)
             return False
+        self.unsaved.pop(what, None)
         return True
+
+    def _check_saved(self) -> None:
+        """Refuses to call it a good end where the last of anything could not be saved."""
+        if self.unsaved:
+            ended = f"was stopped by signal {self.stopped}" if self.stopped else "ended"
+            raise SaveFailed(
+                f"the run {ended} after step {self.step}, and not all of it could be saved:\n  "
+                + "\n  ".join(self.unsaved.values())
+                + "\nWhen there is room, the same command goes on from step "
+                f"{max(self.checkpoints.steps(), default=0)}."
+            )
 
     def _profile(self) -> None:
         """Traces some steps after the first, which compiles."""

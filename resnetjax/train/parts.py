@@ -258,7 +258,8 @@ class Checkpointing:
         every_steps: Between checkpoints; 0 saves after each evaluation and at the end only.
         keep: Newest checkpoints kept.
         asynchronous: Write while training goes on.
-        failed_save: "stop" ends the run when a checkpoint cannot be written, "continue" goes on.
+        failed_save: "stop" ends the run when a checkpoint, the log or a model cannot be written;
+            "continue" goes on, and only the last ones must succeed.
         max_skipped: Steps in a row that may be skipped for a loss or gradient that is not finite.
     """
 

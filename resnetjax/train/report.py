@@ -1,6 +1,7 @@
 """What a person sees of a run: a line of progress, a log of every step, curves."""
 
 import contextlib
+import io
 import json
 import math
 import os
@@ -75,31 +76,48 @@ class MetricsLog:
     """
 
     def __init__(self, path: Path | None, *, step: int) -> None:
-        self._file: TextIO | None = None
+        self._file: io.FileIO | None = None
+        self._unwritten = bytearray()
         if path is None:
             return
         kept = [line for line in _lines(path) if line["step"] <= step]
         partial = path.with_suffix(".partial")
         partial.write_text("".join(f"{json.dumps(line)}\n" for line in kept))
         os.replace(partial, path)
-        self._file = path.open("a")
+        self._file = path.open("ab", buffering=0)
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Appends an object, which needs a `step`."""
         if self._file:
-            self._file.write(f"{json.dumps({n: _finite(v) for n, v in line.items()})}\n")
+            text = json.dumps({name: _finite(value) for name, value in line.items()})
+            self._unwritten += f"{text}\n".encode()
+            if len(self._unwritten) > _BUFFERED_BYTES:
+                with contextlib.suppress(OSError):  # `flush` says so
+                    self._put()
 
     def flush(self) -> None:
-        """Puts all that was written on disk."""
+        """Puts all that was written on disk; what a full disk does not take is kept for later.
+
+        Raises:
+            OSError: It cannot be written.
+        """
         if self._file:
-            self._file.flush()
+            self._put()
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Flushes and closes."""
-        self.flush()
+        """Writes what the disk takes, and closes."""
+        with contextlib.suppress(OSError):
+            self.flush()
         if self._file:
             self._file.close()
+
+    def _put(self) -> None:
+        while self._file and self._unwritten:
+            del self._unwritten[: self._file.write(self._unwritten)]
+
+
+_BUFFERED_BYTES = 8192
 
 
 def _finite(value: Any) -> Any:

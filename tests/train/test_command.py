@@ -1,9 +1,14 @@
 """`resnetjax train` and `resnetjax evaluate`, on a net so small that a run takes seconds."""
 
 import contextlib
+import errno
 import io
+import itertools
 import json
+import operator
+import os
 import re
+import signal
 import warnings
 from pathlib import Path
 from typing import NamedTuple
@@ -16,8 +21,11 @@ from PIL import Image
 import resnetjax as rj
 from resnetjax import cli
 from resnetjax.data.datasets import open_dataset
+from resnetjax.train import loop
 from resnetjax.train.preview import draw_grid
+from resnetjax.train.report import read_metrics
 from resnetjax.train.setup import Setup
+from resnetjax.train.signals import StopSignals
 from resnetjax.train.step import draw_keys, vary
 from tests.train.tiny import CONFIG, batch_of, tiny_recipe
 
@@ -169,6 +177,70 @@ def test_images_that_cannot_be_read_are_named_and_make_evaluate_fail(finished, t
     assert result.code == 2
     assert "bad.png" in result.err
     assert result.out.endswith(" of 2 images\n")
+
+
+# ---- Saves that fail.
+
+
+def no_space(*_: object, **__: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def evaluations(workdir: Path) -> list[int]:
+    return [line["step"] for line in read_metrics(workdir / "metrics.jsonl")[1]]
+
+
+@pytest.mark.parametrize(
+    ("name", "what", "saved"),
+    [
+        ("checkpoint._write_arrays", "step 22 was not saved in ", 0),
+        ("loop.MetricsLog.flush", "metrics.jsonl of step 22: ", 0),
+        ("loop.saving.save", "model of step 22: ", 22),
+    ],
+)
+def test_a_run_whose_last_save_fails_says_so_and_is_completed_by_the_same_command(
+    finished, recipe, tmp_path, name, what, saved
+):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(f"resnetjax.train.{name}", no_space)
+        result = run("train", recipe, "--workdir", tmp_path)
+    assert (result.code, result.out) == (2, "")
+    assert re.search(rf"not all of it .*:\n  {what}.*No space left", result.err), result.err
+    assert f"goes on from step {saved}.\n" in result.err
+    again = run("train", recipe, "--workdir", tmp_path)
+    assert (again.code, again.out) == (0, finished[1].out)
+    assert evaluations(tmp_path) == [22]
+    assert {"best", "latest", "checkpoints"} <= {path.name for path in tmp_path.iterdir()}
+
+
+@pytest.mark.parametrize("name", ["saving.save", "MetricsLog.flush"])
+@pytest.mark.parametrize("policy", ["stop", "continue"])
+def test_a_save_that_fails_once_ends_a_run_only_by_its_recipe(
+    recipe, tmp_path, monkeypatch, name, policy
+):
+    original, failing = operator.attrgetter(name)(loop), iter([no_space])
+    monkeypatch.setattr(
+        f"resnetjax.train.loop.{name}", lambda *args: next(failing, original)(*args)
+    )
+    arguments = ("--workdir", tmp_path, "--epochs", 2, "--checkpoint.failed-save", policy)
+    result = run("train", recipe, *arguments)
+    assert result.code == (2 if policy == "stop" else 0), result.err
+    assert " of step 22: [Errno 28] No space left" in result.err
+    if policy == "continue":
+        assert len(read_metrics(tmp_path / "metrics.jsonl")[0]) == 44
+        assert rj.load(tmp_path)
+
+
+def test_a_signal_whose_save_fails_promises_nothing(recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr("resnetjax.train.checkpoint._write_arrays", no_space)
+    asked = itertools.count()
+    monkeypatch.setattr(
+        StopSignals, "agreed", lambda _: signal.SIGTERM if next(asked) > 5 else None
+    )
+    result = run("train", recipe, "--workdir", tmp_path)
+    assert (result.code, result.out) == (2, "")
+    assert re.search(r"was stopped by signal 15 after step \d, and not all", result.err)
+    assert "goes on from step 0.\n" in result.err
 
 
 # ---- Dry runs.

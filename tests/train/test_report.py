@@ -1,8 +1,10 @@
 """The log of a run, the line that follows it, and the curves."""
 
+import errno
 import io
 import json
 import math
+import os
 import sys
 
 import pytest
@@ -73,6 +75,34 @@ def test_a_torn_last_line_is_not_a_step(tmp_path, torn):
     assert [line["step"] for line in read_metrics(path)[0]] == [1, 2]
     write(path, step_line(3), step=2)
     assert [line["step"] for line in read_metrics(path)[0]] == [1, 2, 3]
+
+
+def test_what_a_full_disk_took_half_of_is_a_whole_line_once_there_is_room(tmp_path, monkeypatch):
+    path = tmp_path / "metrics.jsonl"
+    log = MetricsLog(path, step=0)
+
+    class Full:
+        """A file on a disk that has room for nine more bytes."""
+
+        def __init__(self, file, room=9):
+            self.file, self.room = file, room
+
+        def write(self, content):
+            if not self.room:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            taken, self.room = self.file.write(content[: self.room]), 0
+            return taken
+
+    with monkeypatch.context() as patch:
+        patch.setattr(log, "_file", Full(log._file))
+        for step in range(1, 200):
+            log.write(step_line(step))
+        with pytest.raises(OSError, match="No space left"):
+            log.flush()
+    assert path.stat().st_size == 9
+    log.flush()
+    assert [line["step"] for line in read_metrics(path)[0]] == [*range(1, 200)]
+    log.close()
 
 
 def test_every_line_is_json_even_if_a_number_is_not_finite(tmp_path):
