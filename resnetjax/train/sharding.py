@@ -1,6 +1,5 @@
 """Devices as a mesh of `data` x `model`, and where each array of a run lies on it."""
 
-import functools
 import os
 from typing import Any
 
@@ -12,17 +11,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from resnetjax.data.loader import HostBatch
 from resnetjax.errors import ConfigError
 
-# What tells that a process is one of several, and how many: Slurm, Open MPI, and TPU pods.
-_COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
-_LISTS = ("TPU_WORKER_HOSTNAMES",)
-_NAMES = ("JAX_COORDINATOR_ADDRESS", "COORDINATOR_ADDRESS", "JOB_COMPLETION_INDEX")
-
-
-# By default it takes JAX 100 s to find that a process is gone, and 300 s to give up waiting for the
-# others at the end.
-_initialize = functools.partial(
-    jax.distributed.initialize, heartbeat_timeout_seconds=15, shutdown_timeout_seconds=60
-)
+# What tells that a process is one of several, after `jax._src.clusters` in JAX 0.10, which has no
+# public name: how many there are (Slurm, Open MPI, slices of TPUs), their addresses (TPU pods on
+# Kubernetes), or that it was started as one of them. On a TPU machine of Google's cloud, which JAX
+# sets TPU_ML_PLATFORM on when it is imported, JAX asks the machine's metadata.
+_COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "MEGASCALE_NUM_SLICES")
+_LISTS = ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES")
+_NAMES = ("JAX_COORDINATOR_ADDRESS", "JOB_COMPLETION_INDEX")
+_TPU = ("TPU_ML_PLATFORM",)
 
 
 def join_processes(
@@ -39,23 +35,38 @@ def join_processes(
         process: Which of them this is, from 0.
 
     Raises:
-        ConfigError: Some of the three are given and some not.
+        ConfigError: Some of the three are given and some not, or the processes do not find one
+            another.
     """
     given = (coordinator, processes, process)
     if any(value is not None for value in given):
         if any(value is None for value in given):
             raise ConfigError("coordinator, processes and process are given together or not at all")
-        _initialize(coordinator, processes, process)
-    elif _is_one_of_several():
-        _initialize()
+    elif not _signs():
+        return
+    try:
+        # By default it takes JAX 100 s to find that a process is gone, and 300 s to give up waiting
+        # for the others at the end.
+        jax.distributed.initialize(
+            *given, heartbeat_timeout_seconds=15, shutdown_timeout_seconds=60
+        )
+    except (ValueError, RuntimeError, OSError) as error:
+        reason = f" (by {', '.join(_signs())})" if coordinator is None else ""
+        raise ConfigError(
+            f"this process is one of several{reason}, but cannot join them: {error}\n"
+            "Say where they are: --coordinator HOST:PORT --processes N --process I, the one at "
+            "HOST with I=0. A process that is alone takes --coordinator localhost:1234 "
+            "--processes 1 --process 0. On Kubernetes, `pip install kubernetes` lets JAX find them."
+        ) from error
 
 
-def _is_one_of_several() -> bool:
-    return (
-        any(int(os.environ.get(name) or 1) > 1 for name in _COUNTS)
-        or any("," in os.environ.get(name, "") for name in _LISTS)
-        or any(os.environ.get(name) for name in _NAMES)
-    )
+def _signs() -> list[str]:
+    """The variables that say that this is one of several processes."""
+    several = [name for name in _COUNTS if int(os.environ.get(name) or 1) > 1]
+    several += [name for name in _LISTS if "," in os.environ.get(name, "")]
+    several += [name for name in _NAMES if os.environ.get(name)]
+    settled = any(name in os.environ for name in ("TPU_SKIP_MDS_QUERY", *_LISTS))
+    return several if settled else several + [name for name in _TPU if name in os.environ]
 
 
 def make_mesh(*, model: int = 1) -> Mesh:

@@ -17,6 +17,7 @@ import pytest
 from resnetjax.data.loader import HostBatch
 from resnetjax.errors import ConfigError
 from resnetjax.train.sharding import (
+    join_processes,
     local_rows,
     make_mesh,
     place_batch,
@@ -243,3 +244,60 @@ def test_on_one_device_batch_and_state_come_back_as_they_were():
     shardings = state_sharding(mesh, state)
     assert set(jax.tree.leaves(shardings)) == {replicated(mesh)}
     jax.tree.map(np.testing.assert_array_equal, place_state(state, shardings), state)
+
+
+# ---- Several processes.
+
+
+@pytest.fixture
+def joined(monkeypatch):
+    """What JAX is told of the processes; no variable says that there are any."""
+    for name in list(os.environ):
+        if name.startswith(("SLURM_", "OMPI_", "TPU_", "MEGASCALE_", "JAX_COORD", "JOB_")):
+            monkeypatch.delenv(name)
+    calls = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *given, **_: calls.append(given))
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("environment", "several"),
+    [
+        ({}, False),
+        ({"SLURM_STEP_NUM_TASKS": "1"}, False),
+        ({"SLURM_STEP_NUM_TASKS": "2"}, True),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, True),
+        ({"TPU_WORKER_HOSTNAMES": "localhost", "TPU_ML_PLATFORM": "JAX"}, False),
+        ({"TPU_WORKER_HOSTNAMES": "a,b"}, True),
+        ({"TPU_PROCESS_ADDRESSES": "a:8476,b:8476"}, True),
+        ({"TPU_WORKER_HOSTNAMES": "a", "MEGASCALE_NUM_SLICES": "2"}, True),
+        ({"TPU_ML_PLATFORM": "JAX"}, True),  # a TPU machine: its metadata knows
+        ({"TPU_ML_PLATFORM": "JAX", "TPU_SKIP_MDS_QUERY": "1"}, False),
+        ({"JAX_COORDINATOR_ADDRESS": "a:1"}, True),
+        ({"COORDINATOR_ADDRESS": "a:1"}, False),  # which JAX does not read
+        ({"JOB_COMPLETION_INDEX": "0"}, True),
+    ],
+)
+def test_jax_is_asked_for_the_others_where_something_says_that_there_are_any(
+    joined, monkeypatch, environment, several
+):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    join_processes()
+    assert joined == [(None, None, None)] * several
+
+
+def test_processes_that_are_named_are_joined(joined):
+    join_processes(coordinator="a:1", processes=2, process=1)
+    assert joined == [("a:1", 2, 1)]
+
+
+@pytest.mark.parametrize("error", [ValueError, RuntimeError, OSError])
+def test_processes_that_are_not_found_are_one_message_with_what_to_do(joined, monkeypatch, error):
+    def fail(*_, **__):
+        raise error("coordinator_address should be defined.")
+
+    monkeypatch.setattr(jax.distributed, "initialize", fail)
+    monkeypatch.setenv("JOB_COMPLETION_INDEX", "0")
+    with pytest.raises(ConfigError, match=r"by JOB_COMPLETION_INDEX.*\n.*--coordinator HOST:PORT"):
+        join_processes()
