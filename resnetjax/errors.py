@@ -78,4 +78,4 @@ class CheckpointCorrupt(ResNetJAXError, ValueError):
 
 
 class AssumptionWarning(UserWarning):
-    """A weight file left something open, and its commonest reading was taken."""
+    """A file left something open, and its commonest reading was taken."""

@@ -12,6 +12,8 @@ from typing import Annotated
 
 import jax
 import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from resnetjax import zoo
 from resnetjax.data.datasets import open_dataset
@@ -146,13 +148,21 @@ def evaluate_command(arguments: Sequence[str], *, prog: str) -> int:
     dataset = open_dataset(chosen.data, split=chosen.split)
     classes = len(dataset.class_names) or pretrained.config.num_classes
     right = chosen.real_labels and read_real_labels(chosen.real_labels, num_classes=classes)
-    score = evaluate_pretrained(
-        pretrained,
-        dataset,
-        batch_size=chosen.batch_size,
-        workers=chosen.workers,
-        labels=right,
-    )
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    )  # fmt: skip
+    hidden = not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=hidden) as bar:
+        task = bar.add_task("evaluating", total=len(dataset))
+        score = evaluate_pretrained(
+            pretrained,
+            dataset,
+            batch_size=chosen.batch_size,
+            workers=chosen.workers,
+            labels=right,
+            progress=lambda done: bar.update(task, completed=done),
+        )
     for line in score.bad:
         print(f"resnetjax: error: {line}", file=sys.stderr)
     if chosen.json:

@@ -3,6 +3,7 @@
 import collections
 import json
 import re
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from jax.sharding import Mesh
 from resnetjax.data.datasets import Dataset, Example
 from resnetjax.data.held_out import outputs_of
 from resnetjax.data.loader import HostBatch, Loader, Reader
-from resnetjax.errors import ConfigError
+from resnetjax.errors import AssumptionWarning, ConfigError
 from resnetjax.pretrained import Pretrained, Variables
 from resnetjax.train.eval_step import make_eval_step
 from resnetjax.train.recipe import ProblemType
@@ -138,6 +139,7 @@ def evaluate_pretrained(
     batch_size: int = 128,
     workers: int = 0,
     labels: np.ndarray | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> Score:
     """Scores a net, with its own preprocessing, on all devices.
 
@@ -152,7 +154,9 @@ def evaluate_pretrained(
         batch_size: Images run at once, over all devices.
         workers: Processes that read; 0 reads in threads.
         labels: From `read_real_labels`: for each example, those of the data set's classes that
-            count as right. Examples whose names say so are ILSVRC-2012's of these numbers.
+            count as right. Examples whose names say so are ILSVRC-2012's of these numbers; others
+            are taken in their order, with a warning.
+        progress: Told how many examples were read.
 
     Raises:
         ConfigError: The classes cannot be matched, or the net has no head.
@@ -183,7 +187,7 @@ def evaluate_pretrained(
             batch_size=batch_size,
             labels=labels,
         )
-        return evaluator(pretrained.variables)
+        return evaluator(pretrained.variables, progress=progress)
 
 
 def match_classes(names: Sequence[str], pretrained: Pretrained) -> tuple[int, ...]:
@@ -242,10 +246,18 @@ class _Numbered:
     count: int
 
     def __post_init__(self) -> None:
-        if len(self) != self.count and not _VALIDATION_NAME.search(self.dataset[0].name):
+        if _VALIDATION_NAME.search(self.dataset[0].name):
+            return
+        if len(self) != self.count:
             raise ConfigError(
                 f"labels are for {self.count} examples, but the data set has {len(self)}"
             )
+        warnings.warn(
+            "the examples are not named as ILSVRC2012_val_00000001: labels are matched by their "
+            "order, which is right only if the data set has that of those names",
+            AssumptionWarning,
+            stacklevel=4,
+        )
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -156,6 +156,16 @@ def test_evaluate_prints_the_score_of_a_run(finished):
     assert result.out == f"top-1 {top1:.3%}, top-5 {top5:.3%} of 359 images\n"
 
 
+def test_evaluate_shows_how_far_it_is_to_someone_who_looks(finished, monkeypatch):
+    arguments = ("evaluate", finished[0], "digits", "--split", "test")
+    assert run(*arguments).err == ""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    result = run(*arguments)
+    assert "evaluating" in result.err
+    assert "359/359" in result.err
+    assert result.out.endswith(" of 359 images\n")
+
+
 def test_evaluate_writes_json_even_where_there_is_no_loss(finished, tmp_path):
     labels = tmp_path / "real.json"
     labels.write_text(json.dumps([[i % 10] for i in range(358)] + [[]]))

@@ -145,8 +145,10 @@ def expected_real(right) -> tuple[float, float]:
 
 def test_any_of_several_labels_is_right_and_examples_without_one_do_not_count(net, monkeypatch):
     with_first_row(monkeypatch)
-    right = real_labels()
-    score = evaluate_pretrained(net, DATA, batch_size=5, labels=right)
+    right, seen = real_labels(), []
+    with pytest.warns(AssumptionWarning, match="not named as ILSVRC2012_val_00000001"):
+        score = evaluate_pretrained(net, DATA, batch_size=5, labels=right, progress=seen.append)
+    assert seen == [5, 10, 15, 20, 23]
     assert score.examples == right.any(1).sum() <= 21
     assert (score.top1, score.top5) == pytest.approx(expected_real(right), rel=1e-12)
     assert np.isnan(score.loss)
@@ -176,14 +178,18 @@ def test_labels_are_of_the_datas_classes_not_of_the_nets_outputs(net, monkeypatc
     data = ArrayDataset(IMAGES, LABELS % 7, name="squares", class_names=ids[1:])
     right = real_labels()
     right[:, 0] = False
-    score = evaluate_pretrained(net, data, labels=right[:, 1:])
+    with pytest.warns(AssumptionWarning):
+        score = evaluate_pretrained(net, data, labels=right[:, 1:])
     assert (score.top1, score.top5) == pytest.approx(expected_real(right), rel=1e-12)
 
 
 def test_labels_of_another_number_of_examples_or_classes_are_refused(net):
     with pytest.raises(ConfigError, match="for 22 examples, but the data set has 23"):
         evaluate_pretrained(net, DATA, labels=np.ones((22, 8), bool))
-    with pytest.raises(ConfigError, match="of 7 classes, but the data has 8"):
+    with (
+        pytest.warns(AssumptionWarning),
+        pytest.raises(ConfigError, match="of 7 classes, but the data has 8"),
+    ):
         evaluate_pretrained(net, DATA, labels=np.ones((23, 7), bool))
 
 
