@@ -41,7 +41,13 @@ class Subset:
 
 
 def open_both(
-    path: str, *, train_split: str, test_split: str, held_out: float = 0.0, seed: int = 0
+    path: str,
+    *,
+    train_split: str,
+    test_split: str,
+    test_path: str | None = None,
+    held_out: float = 0.0,
+    seed: int = 0,
 ) -> tuple[Dataset, Dataset]:
     """What is trained on and what is evaluated on.
 
@@ -49,6 +55,7 @@ def open_both(
         path: Anything that `open_dataset` reads.
         train_split: A name of the former; of data that is one whole, the whole.
         test_split: A name of the latter.
+        test_path: Where the latter is, if it is elsewhere; nothing is held out then.
         held_out: Share of each class of the former that is the latter where the data has no such
             split; 0 refuses such data.
         seed: What is held out follows from it.
@@ -57,15 +64,21 @@ def open_both(
         UnknownName: The data has no such split.
         ConfigError: Nothing, or everything, would be held out.
     """
+    if test_path is not None:
+        return _split_or_whole(path, train_split), _split_or_whole(test_path, test_split)
     if held_out:
         names = datasets.splits(path)
         try:
             splits.choose(test_split, names, path)
         except UnknownName:
-            whole = datasets.open_dataset(path, split=None if names == ("",) else train_split)
-            return hold_out(whole, share=held_out, seed=seed)
+            return hold_out(_split_or_whole(path, train_split), share=held_out, seed=seed)
     train = datasets.open_dataset(path, split=train_split)
     return train, datasets.open_dataset(path, split=test_split)
+
+
+def _split_or_whole(path: str, split: str) -> Dataset:
+    whole = datasets.splits(path) == ("",)
+    return datasets.open_dataset(path, split=None if whole else split)
 
 
 def hold_out(dataset: Dataset, *, share: float, seed: int) -> tuple[Subset, Subset]:

@@ -90,6 +90,7 @@ class Data:
 
     Attributes:
         path: Anything that `resnetjax.data.datasets.open_dataset` reads; needed before a run.
+        test_path: Where the images that are evaluated on are, if not at `path`.
         train_split: Name of the split that is trained on.
         test_split: Name of the split that is evaluated on.
         held_out: Where the data has no split of that name, the share of each class of the training
@@ -102,6 +103,7 @@ class Data:
     """
 
     path: str = ""
+    test_path: str | None = None
     train_split: str = "train"
     test_split: str = "validation"
     held_out: float = 0.0

@@ -167,6 +167,7 @@ _FREE = (
     "data.bad_rate",
     "data.path",
     "data.prefetch",
+    "data.test_path",
     "data.threads",
     "data.workers",
     "evaluation.batch_size",

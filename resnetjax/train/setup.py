@@ -78,6 +78,7 @@ class Setup:
             recipe.data.path,
             train_split=recipe.data.train_split,
             test_split=recipe.data.test_split,
+            test_path=recipe.data.test_path,
             held_out=recipe.data.held_out,
             seed=recipe.seed,
         )

@@ -70,6 +70,15 @@ def test_a_split_of_its_own_goes_before(photos):
     assert (len(train), len(test)) == (4, 4)
 
 
+def test_what_is_evaluated_on_may_be_elsewhere_and_either_may_be_a_whole(photos, tmp_path):
+    np.savez(tmp_path / "some.npz", x_test=np.zeros((3, 4, 4, 3), np.uint8), y_test=np.arange(3))
+    apart = {"test_path": str(tmp_path / "some.npz"), "held_out": 0.25}
+    train, test = open_both(str(photos), **NAMES, **apart)
+    assert (len(train), len(test)) == (8, 3)
+    with pytest.raises(UnknownName, match="has no split 'train'"):
+        open_both(apart["test_path"], **NAMES, test_path=str(photos))
+
+
 def test_without_a_share_a_missing_split_is_missing(photos):
     with pytest.raises(UnknownName, match="not divided"):
         open_both(str(photos), **NAMES)

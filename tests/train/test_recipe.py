@@ -104,6 +104,7 @@ OTHERS = {
     "parallelism.norm_batch": 64,
     "parallelism.model": 2,
     "data.path": "elsewhere",
+    "data.test_path": "elsewhere",
     "data.train_split": "a",
     "data.test_split": "b",
 }
@@ -114,6 +115,7 @@ FREE = {
     "checkpoint.failed_save",
     "checkpoint.max_skipped",
     "data.path",
+    "data.test_path",
     "data.workers",
     "data.threads",
     "data.prefetch",
