@@ -82,7 +82,7 @@ def _openers(path: str | os.PathLike[str], cache: Path | None) -> _Openers:
     if os.fspath(path) == DIGITS and not where.exists():
         return digits_splits()
     files = expand_braces(where)
-    if len(files) > 1:
+    if files != [where]:
         missing = [str(file) for file in files if not file.is_file()]
         if missing:
             raise FileNotFoundError(f"{path}: of {len(files)} files, {len(missing)} are missing: "

@@ -83,6 +83,7 @@ def test_brace_patterns_name_several_shards(tmp_path, jpeg, write_tar):
         write_tar(tmp_path / f"train-{number:04}.tar", samples(jpeg, numbers))
     dataset = open_dataset(tmp_path / "train-{0000..0002}.tar")
     assert [example.label for example in dataset] == list(range(6))
+    assert len(open_dataset(tmp_path / "train-{0000..0000}.tar")) == 2
     with pytest.raises(FileNotFoundError, match=r"of 4 files, 1 are missing: .*train-0003.tar"):
         open_dataset(tmp_path / "train-{0000..0003}.tar")
 
