@@ -156,6 +156,7 @@ class Progress:
         step_flops: Arithmetic of a step over all devices, forward and backward.
         peak: Of all devices together in FLOP/s, or None where it is not known.
         stream: Where the line goes; stderr by default.
+        quiet: Show nothing: another process does.
     """
 
     def __init__(
@@ -167,17 +168,18 @@ class Progress:
         step_flops: float,
         peak: float | None,
         stream: TextIO | None = None,
+        quiet: bool = False,
     ) -> None:
         self._total, self._epoch, self._batch = total_steps, steps_per_epoch, batch_size
         self._flops, self._peak = step_flops, peak
-        self._console = Console(file=stream or sys.stderr, highlight=False)
+        self._console = Console(file=stream or sys.stderr, highlight=False, quiet=quiet)
         self._live: Live | None = None
         self._now, self._before = Spent(), Spent()
         self._shown = time.monotonic()
         self._compiled = False
 
     def __enter__(self) -> "Progress":
-        if self._console.is_terminal:
+        if self._console.is_terminal and not self._console.quiet:
             self._live = Live(console=self._console, transient=True, auto_refresh=False)
             self._live.start()
         return self

@@ -202,7 +202,7 @@ class Setup:
         return {"step": step, **to_json(score, names)}
 
     def progress(self) -> Progress:
-        """The line that follows the run."""
+        """The line that follows the run, which the first process shows."""
         peak = peak_flops(jax.devices()[0].device_kind)
         halved = self.recipe.precision in ("bfloat16", "float16")
         return Progress(
@@ -211,6 +211,7 @@ class Setup:
             batch_size=self.recipe.batch_size,
             step_flops=3 * self.recipe.batch_size * self.image_flops,
             peak=peak * self.mesh.size if peak and halved else None,
+            quiet=jax.process_index() > 0,
         )
 
     @functools.cached_property

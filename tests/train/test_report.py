@@ -161,6 +161,17 @@ def test_the_lines_say_where_a_run_is_how_fast_it_is_and_when_it_ends():
     assert rates == ("10,240 images/s · 100 ms/step (data 10% step 85% other 5%) · MFU 25.3%")
 
 
+@pytest.mark.parametrize("stream", [io.StringIO(), Terminal()], ids=["file", "terminal"])
+def test_a_quiet_line_counts_and_shows_nothing(clock, stream):
+    with progress(stream, quiet=True) as line:
+        for step in (1, 2):
+            line.step(step, METRICS, SPENT)
+        line.say("resumed")
+        line.show("evaluating")
+    assert stream.getvalue() == ""
+    assert line.spent == SPENT
+
+
 def test_a_chip_whose_peak_is_not_known_has_no_utilisation():
     assert "MFU" not in progress().lines(1, METRICS, SPENT)[1]
 

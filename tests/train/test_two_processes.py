@@ -24,6 +24,8 @@ def start(nursery: Nursery, run: Path, *arguments: object) -> list[Life]:
 def finish(lives: list[Life]) -> None:
     codes = [life.wait() for life in lives]
     assert codes == [0, 0], "\n".join(life.said() for life in lives)
+    told = ["test top-1" in life.said() or "resumed at" in life.said() for life in lives]
+    assert told == [True, False], lives[1].said()  # each line is there once
 
 
 @pytest.fixture(scope="module")
