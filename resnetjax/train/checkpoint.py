@@ -250,8 +250,9 @@ class Checkpoints:
             temporary.rename(final)
             _sync(self._folders.root)
         except Exception as error:  # Orbax raises whatever TensorStore does
+            reason = str(error).partition(" [tensorstore_spec=")[0]
             raise SaveFailed(
-                f"step {step} was not saved in {self._folders.root}: {error}"
+                f"step {step} was not saved in {self._folders.root}: {reason}"
             ) from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
