@@ -10,8 +10,9 @@ from resnetjax.config import Labels, Preprocess, ResNetConfig
 from resnetjax.data import labels as label_sets
 from resnetjax.data import preprocess_formats
 from resnetjax.layouts.description import Description
-from resnetjax.weights import files, keras_config, torch_dialects
+from resnetjax.weights import files, keras_config, keras_described, torch_dialects
 from resnetjax.weights.detect import Detection, as_architecture, detect
+from resnetjax.weights.dialect import stripped
 from resnetjax.weights.sources import PublishedWeights
 
 
@@ -36,10 +37,12 @@ def identify(
     told = published.arch if published else _told(file) or _of_kerascv(seen, file)
     if isinstance(told, str) and told in (seen.arch, *seen.alternatives):
         seen = as_architecture(seen, told)
-        return _as_described(seen, file.metadata.get("model_config"))[0], tuple(assumed)
-    seen, fields = _as_described(seen, file.metadata.get("model_config"))
+        return _as_described(seen, file, name=name)[0], tuple(assumed)
+    seen, fields = _as_described(seen, file, name=name)
     # No array tells of these, not even where only one architecture fits.
     left = [word for word, field in _UNSEEN.items() if field not in fields]
+    if not left:
+        return seen, tuple(assumed)
     unseen = ", ".join(left[:-1]) + f" and {left[-1]}"
     if seen.arch is None:
         plain = (
@@ -83,8 +86,15 @@ _UNSEEN = {
 }
 
 
-def _as_described(seen: Detection, model_config: Any) -> tuple[Detection, set[str]]:
-    """The net with what Keras's own description of it says, and the fields that it says."""
+def _as_described(
+    seen: Detection, file: files.WeightFile, *, name: str
+) -> tuple[Detection, set[str]]:
+    """The net with what Keras's own description of it says, and the fields that it says.
+
+    Raises:
+        WeightsMismatch: It describes what no config says.
+    """
+    model_config = file.metadata.get("model_config")
     fields = keras_config.observed(model_config)
     placed = ("reduce", "spatial") if "bottleneck" in seen.config.blocks else ("last_spatial",)
     if fields.get("stride_on") not in placed:
@@ -93,11 +103,21 @@ def _as_described(seen: Detection, model_config: Any) -> tuple[Detection, set[st
         fields.pop("stem_pool_padding", None)
     if len(fields.get("strides", seen.config.strides)) != len(seen.config.depths):
         return seen, set()
-    config = seen.config.replace(**fields)
+    config, told = seen.config.replace(**fields), set(fields)
+    if file.metadata.get("names") == "given":
+        names = {
+            theirs.rpartition("/")[0]: ours.rpartition("/")[0]
+            for theirs, ours in stripped(seen.dialect, file.arrays).items()
+        }
+        net = keras_described.described(
+            model_config, config, seen.dialect, names=names, source=name
+        )
+        if net is not None:
+            config, told = net, {*told, *_UNSEEN.values()}
     if config == seen.config:
-        return seen, set(fields)
+        return seen, told
     arch = presets.architecture_of(config)
-    return dataclasses.replace(seen, config=config, arch=arch, alternatives=()), set(fields)
+    return dataclasses.replace(seen, config=config, arch=arch, alternatives=()), told
 
 
 # By whether the stem is that of a net for CIFAR, and the number of classes.

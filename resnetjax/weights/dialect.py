@@ -230,23 +230,31 @@ def entries(dialect: Dialect, config: ResNetConfig) -> dict[str, Entry]:
 
 def strip_root(dialect: Dialect, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The arrays by their names without the dialect's prefixes and without what is no weight."""
+    return {name: arrays[theirs] for theirs, name in stripped(dialect, arrays).items()}
+
+
+def stripped(dialect: Dialect, names: Iterable[str]) -> dict[str, str]:
+    """Names without the dialect's prefixes by what they are in full; of what is no weight none."""
     counter = f".{dialect.counter}"
     kept = {
-        name: array
-        for name, array in arrays.items()
+        name: name
+        for name in names
         if not (dialect.counter and name.endswith(counter))
         and not (dialect.ignored and re.fullmatch(dialect.ignored, name))
     }
     if dialect.scope and len({name.partition("/")[0] for name in kept}) == 1:
-        kept = {name.partition("/")[2]: array for name, array in kept.items()}
+        kept = {name: name.partition("/")[2] for name in kept}
     for other, usual in dialect.synonyms.items():
-        if not any(name.startswith(usual) for name in kept):
-            kept = {re.sub(f"^{re.escape(other)}", usual, name): kept[name] for name in kept}
+        if not any(name.startswith(usual) for name in kept.values()):
+            pattern = f"^{re.escape(other)}"
+            kept = {theirs: re.sub(pattern, usual, name) for theirs, name in kept.items()}
     if dialect.numbered:
-        return dialect.numbered.renumber(kept)
+        numbers = dialect.numbered.renumber(kept.values())
+        return {theirs: numbers[name] for theirs, name in kept.items()}
     # One that is there with and without the prefix keeps it, and so is unexpected.
-    plain = {name: name.removeprefix(dialect.root) for name in kept}
-    return {name if plain[name] in kept else plain[name]: array for name, array in kept.items()}
+    names = set(kept.values())
+    plain = {name: name.removeprefix(dialect.root) for name in names}
+    return {theirs: name if plain[name] in names else plain[name] for theirs, name in kept.items()}
 
 
 def load_arrays(

@@ -94,7 +94,9 @@ class _Graph:
                 x = self.pre(block, x) if block.order == "pre" else self.post(block, x)
         if net.norm:
             x = self.activation(self.norm(net.norm, "", x), net.norm_activation)
-        x = self.add("GlobalAveragePooling2D", "avg_pool", [x], {}, shape=(net.features,))
+        pool = {"average": "GlobalAveragePooling2D", "max": "GlobalMaxPooling2D"}[net.head_pool]
+        name = "avg_pool" if net.head_pool == "average" else "max_pool"
+        x = self.add(pool, name, [x], {}, shape=(net.features,))
         if net.num_classes:
             settings = {"units": net.num_classes, "activation": "linear", "use_bias": True}
             name = self.called("head")

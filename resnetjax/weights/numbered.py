@@ -6,7 +6,7 @@ creation. Shapes tell the rest: where a block ends, and which convolution is its
 
 import functools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -41,16 +41,16 @@ class Numbered:
         """What our module is called."""
         return _names(self, config).get(module)
 
-    def renumber(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The same arrays, with each kind of layer numbered from zero."""
+    def renumber(self, names: Iterable[str]) -> dict[str, str]:
+        """The same names, with each kind of layer numbered from zero."""
         kinds = "|".join((self.conv, self.norm, self.dense))
-        found = {name: re.fullmatch(rf"({kinds})(?:_(\d+))?(/.*)", name) for name in arrays}
+        found = {name: re.fullmatch(rf"({kinds})(?:_(\d+))?(/.*)", name) for name in names}
         numbers = {
             kind: sorted({int(m[2] or 0) for m in found.values() if m and m[1] == kind})
             for kind in (self.conv, self.norm, self.dense)
         }
         return {
-            _numbered(m[1], numbers[m[1]].index(int(m[2] or 0))) + m[3] if m else name: arrays[name]
+            name: _numbered(m[1], numbers[m[1]].index(int(m[2] or 0))) + m[3] if m else name
             for name, m in found.items()
         }
 

@@ -15,7 +15,7 @@ import pytest
 
 import resnetjax as rj
 from resnetjax.config import ResNetConfig
-from resnetjax.errors import AssumptionWarning, ConfigError
+from resnetjax.errors import AssumptionWarning, ConfigError, WeightsMismatch
 from resnetjax.presets import get
 from resnetjax.weights import dialects
 from tests.disturbed import disturbed
@@ -198,3 +198,84 @@ def test_kerashub_refuses_no_model_that_we_write(tmp_path):
     config = ResNetConfig(depths=(1, 1), widths=(8, 16), strides=(1, 2), dilations=(1, 1))
     with pytest.raises(ConfigError, match=r"widths=\(8, 16\) .*KerasHub has 64 in the first"):
         rj.save(disturbed(config), tmp_path / "net.keras", dialect="kerashub")
+
+
+def own_net(
+    *,
+    order: str = "post",
+    activation: str = "relu",
+    strides: tuple[int, ...] = (1, 2, 2),
+    dilations: tuple[int, ...] = (1, 1, 1),
+    stem_stride: int = 1,
+    pool_px: int = 0,
+    head_pool: str = "Average",
+) -> keras.Model:
+    """A basic net for CIFAR as users write it, of layers without names."""
+    keras.backend.clear_session()
+
+    def conv(x, width, kernel=3, stride=1, dilation=1):
+        rates = {"strides": stride, "dilation_rate": dilation}
+        return keras.layers.Conv2D(width, kernel, padding="same", use_bias=False, **rates)(x)
+
+    def normed(x):
+        return keras.layers.BatchNormalization()(x)
+
+    def activated(x):
+        return keras.layers.Activation(activation)(x)
+
+    inputs = keras.Input((32, 32, 3))
+    x = conv(inputs, 8, stride=stem_stride)
+    x = x if order == "pre" else activated(normed(x))
+    x = keras.layers.MaxPooling2D(pool_px)(x) if pool_px else x
+    for width, stride, dilation in zip((8, 16, 32), strides, dilations, strict=True):
+        for first in (True, False):
+            shortcut, rate = x, stride if first else 1
+            x = activated(normed(x)) if order == "pre" else x
+            if first and width > 8:
+                shortcut = conv(x, width, 1, rate)
+            x = activated(normed(conv(x, width, 3, rate, dilation)))
+            x = conv(x, width, 3, 1, dilation)
+            x = keras.layers.Add()([x if order == "pre" else normed(x), shortcut])
+            x = x if order == "pre" else activated(x)
+    x = activated(normed(x)) if order == "pre" else x
+    x = getattr(keras.layers, f"Global{head_pool}Pooling2D")()(x)
+    return keras.Model(inputs, keras.layers.Dense(CLASSES)(x))
+
+
+@pytest.mark.parametrize("ending", ["h5", "keras"])
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"order": "pre"}, {"activation": "silu"}, {"head_pool": "Max"}, {"strides": (1, 1, 2)},
+     {"strides": (1, 2, 1), "dilations": (1, 1, 2)}],
+    ids=str,
+)  # fmt: skip
+def test_f14_what_a_net_of_unnamed_layers_describes_is_computed(fields, ending, tmp_path):
+    model = own_net(**fields)
+    fill(model)
+    model.save(tmp_path / f"net.{ending}")
+    images = np.random.default_rng(1).normal(size=(4, 32, 32, 3)).astype(np.float32)
+    with pytest.warns(AssumptionWarning) as said:  # of the images alone
+        pre = rj.load(tmp_path / f"net.{ending}")
+    assert "architecture" not in str(said[0].message)
+    ours = np.asarray(jax.jit(pre.model.apply)(pre.variables, jnp.asarray(images)))
+    assert spread_error(ours, logits_of(model, images)) < TOLERANCE
+
+
+@pytest.mark.parametrize("ending", ["h5", "keras"])
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"activation": "elu"}, r"reads elu\(batch_normalization\), not relu"),
+        ({"stem_stride": 2}, "conv2d is a 3x3 convolution of stride 2"),
+        ({"pool_px": 2}, "conv2d_1 reads .2x2 max-pool"),
+    ],
+    ids=str,
+)
+def test_f14_a_net_of_unnamed_layers_that_no_config_is_is_refused(fields, said, ending, tmp_path):
+    model = own_net(**fields)
+    model.save(tmp_path / f"net.{ending}")
+    with pytest.raises(WeightsMismatch, match=said):
+        load(tmp_path / f"net.{ending}")
+    own_net().save(tmp_path / "plain.keras")
+    config = load(tmp_path / "plain.keras").config
+    assert load(tmp_path / f"net.{ending}", config=config).config == config
