@@ -142,7 +142,7 @@ class Dialect:
             number of the net's layers.
         counter: A leaf beside each batch norm's statistics that is no weight: zero on saving.
         ignored: A pattern of names that are no weights.
-        synonyms: Beginnings of names that some files have instead of others; they are not written.
+        head: What a file's only dense layer is, whatever it is called there.
         listing: Where a file lists a block's projection, if its readers go by the order.
         numbered: How layers are numbered, where they have no names; there are no rules then.
         lacks: The fields of a net that the system does not have together, and what it has.
@@ -162,7 +162,7 @@ class Dialect:
     scope: str = ""
     counter: str | None = None
     ignored: str | None = None
-    synonyms: Mapping[str, str] = field(default_factory=dict)
+    head: str | None = None
     listing: Projection | None = None
     numbered: Numbered | None = None
     lacks: Callable[[ResNetConfig], Iterable[tuple[str, str]]] = lambda config: ()
@@ -233,21 +233,20 @@ def strip_root(dialect: Dialect, arrays: Mapping[str, np.ndarray]) -> dict[str, 
     return {name: arrays[theirs] for theirs, name in stripped(dialect, arrays).items()}
 
 
-def stripped(dialect: Dialect, names: Iterable[str]) -> dict[str, str]:
-    """Names without the dialect's prefixes by what they are in full; of what is no weight none."""
+def stripped(dialect: Dialect, arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """The arrays' names by those in the file, likewise."""
     counter = f".{dialect.counter}"
     kept = {
         name: name
-        for name in names
+        for name in arrays
         if not (dialect.counter and name.endswith(counter))
         and not (dialect.ignored and re.fullmatch(dialect.ignored, name))
     }
     if dialect.scope and len({name.partition("/")[0] for name in kept}) == 1:
         kept = {name: name.partition("/")[2] for name in kept}
-    for other, usual in dialect.synonyms.items():
-        if not any(name.startswith(usual) for name in kept.values()):
-            pattern = f"^{re.escape(other)}"
-            kept = {theirs: re.sub(pattern, usual, name) for theirs, name in kept.items()}
+    if (head := other_head(dialect, arrays)) is not None:
+        pattern = f"^{re.escape(head)}/"
+        kept = {theirs: re.sub(pattern, f"{dialect.head}/", kept[theirs]) for theirs in kept}
     if dialect.numbered:
         numbers = dialect.numbered.renumber(kept.values())
         return {theirs: numbers[name] for theirs, name in kept.items()}
@@ -255,6 +254,21 @@ def stripped(dialect: Dialect, names: Iterable[str]) -> dict[str, str]:
     names = set(kept.values())
     plain = {name: name.removeprefix(dialect.root) for name in names}
     return {theirs: name if plain[name] in names else plain[name] for theirs, name in kept.items()}
+
+
+def other_head(dialect: Dialect, arrays: Mapping[str, np.ndarray]) -> str | None:
+    """The layer that is the head for being the only dense one, if it is not called so."""
+    dense, usual = _dense(arrays), dialect.head
+    if usual is None or len(dense) != 1 or any(name.startswith(f"{usual}/") for name in arrays):
+        return None
+    counted = dialect.numbered and re.fullmatch(rf"{usual}_\d+", dense[0])
+    return None if counted else dense[0]
+
+
+def _dense(arrays: Mapping[str, np.ndarray]) -> list[str]:
+    """The dense layers of a Keras file: the kernels of all others have four dimensions."""
+    matrices = [name for name, array in arrays.items() if array.ndim == 2]
+    return [name.removesuffix("/kernel") for name in matrices if name.endswith("/kernel")]
 
 
 def load_arrays(
@@ -307,10 +321,23 @@ def load_arrays(
             f"{source} does not fit (dialect {dialect.name}):\n"
             + "\n".join(problems[:MAX_LISTED])
             + (f"\n  and {more} more" if (more := len(problems) - MAX_LISTED) > 0 else "")
+            + _of_the_head(dialect, arrays)
             + "\nPass arch= or config= for another architecture, num_classes= for a new head, or "
             "strict=False to skip what does not fit (it lists what it skipped)."
         )
     return loaded, tuple(line.strip() for line in problems)
+
+
+def _of_the_head(dialect: Dialect, arrays: Mapping[str, np.ndarray]) -> str:
+    """What a message says of a Keras file's dense layers, where they are not just the head."""
+    dense = _dense(arrays) if dialect.head else []
+    if len(dense) > 1:
+        return (
+            f"\nThe file has {len(dense)} dense layers ({', '.join(dense):.300}), a ResNet has "
+            "one, its head: strict=False loads the net below them."
+        )
+    head = other_head(dialect, arrays)
+    return f"\nThe file's only dense layer, {head}, was taken for {dialect.head}." if head else ""
 
 
 def save_arrays(

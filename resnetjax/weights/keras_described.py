@@ -40,8 +40,8 @@ def described(
         theirs = steps.model(model_config, names)
         for net, layers in _candidates(theirs, config, dialect):
             ours = steps.model(layers, {})
-            if not ours.layers.keys() <= theirs.layers.keys():
-                continue
+            if ours.layers.keys() != theirs.layers.keys():
+                continue  # arrays are lacking or too many, which is for loading to say
             agreeing, difference = _difference(steps, theirs, ours)
             if not difference:
                 return net
@@ -49,7 +49,7 @@ def described(
     except Unclear:
         return None
     if not nearest[1]:
-        return None  # arrays are lacking, which is for loading to say
+        return None
     raise WeightsMismatch(
         f"{source} describes a net that no config here is, though its arrays fit one "
         f"(dialect {dialect.name}):\n  {nearest[1]:.500}\nPass arch= or config= to load the arrays "

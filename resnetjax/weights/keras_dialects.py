@@ -27,6 +27,7 @@ _KERAS = {
     "layouts": dict[str, Layout](),
     "separator": "/",
     "listing": "aligned",
+    "head": "predictions",  # in keras_applications, before TensorFlow 2.2, `probs`
 }
 
 # "caffe" and "tf" of keras.applications.imagenet_utils (F6); images are squashed by load_img.
@@ -40,8 +41,6 @@ CAFFE = Preprocess(
 )
 _TF = Preprocess(**_SQUASH, mean=HALF_MEAN, std=HALF_STD)
 _UNIT = Preprocess(**_SQUASH, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-
-_HEADS = {"probs/": "predictions/"}  # the name in keras_applications, before TensorFlow 2.2
 
 _NORM = {"norm_eps": 1.001e-5, "norm_decay": 0.99}
 _V2 = {"order": "pre", "shortcut_norm": False}
@@ -79,7 +78,6 @@ KERAS = Dialect(
     families=("keras_resnet50", "keras_resnet101", "keras_resnet152"),
     base={**_NORM, "stride_on": "reduce", "conv_bias": "all", "stem_pool_value": "zero"},
     expresses={"projections": ANY},
-    synonyms=_HEADS,
 )
 
 KERAS_V2 = Dialect(
@@ -97,7 +95,6 @@ KERAS_V2 = Dialect(
         "stem_pool_value": "zero",
     },
     expresses={"projections": ANY},
-    synonyms=_HEADS,
 )
 
 # The 3x3 of a block is a DepthwiseConv2D, and a fixed reduction (F10): a Lambda without weights,
@@ -118,7 +115,6 @@ KERAS_RESNEXT = Dialect(
     base={**_NORM, "stem_pool_value": "zero"},
     expresses={"groups": ANY, "group_width": ANY, "projections": ANY},
     ignored=r".*_2_gconv/kernel",
-    synonyms=_HEADS,
 )
 
 _LETTERS = "{s1}{b_letter}_branch"
@@ -133,7 +129,7 @@ KERAS_2017 = Dialect(
         Rule("stage{s}_block{b}/shortcut/norm", f"bn{_LETTERS}1"),
         Rule("head", "fc1000"),
     ),
-    **_KERAS,
+    **{**_KERAS, "head": "fc1000"},
     preprocess=CAFFE,
     families=("keras_resnet50",),
     base={**KERAS.base, "norm_eps": 1e-3},  # Keras's default
@@ -221,7 +217,7 @@ KERAS_NUMBERED = Dialect(
     name="keras_numbered",
     rules=(),
     numbered=Numbered(projection="last"),
-    **_KERAS,
+    **{**_KERAS, "head": "dense"},
     preprocess=Preprocess(
         crop_px=(32, 32),
         resize_mode="squash",
@@ -252,7 +248,7 @@ KERAS_ORDER = Dialect(
     name="keras_order",
     rules=(),
     numbered=Numbered(projection="aligned"),
-    **_KERAS,
+    **{**_KERAS, "head": "dense"},
     preprocess=CAFFE,
     families=("keras_resnet*", "kerascv_*"),
     base={},

@@ -279,3 +279,36 @@ def test_f14_a_net_of_unnamed_layers_that_no_config_is_is_refused(fields, said, 
     own_net().save(tmp_path / "plain.keras")
     config = load(tmp_path / "plain.keras").config
     assert load(tmp_path / f"net.{ending}", config=config).config == config
+
+
+def transferred(form: str) -> keras.Model:
+    """keras.applications' net of narrow stages without its head, and a user's head."""
+    keras.backend.clear_session()
+    whole = application(pre=form == "flat v2")
+    fill(whole)
+    base = keras.Model(whole.input, whole.layers[-3].output)
+    pool, head = keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(CLASSES)
+    if form == "sequential":
+        return keras.Sequential([base, keras.layers.GlobalMaxPooling2D(), head])
+    if form == "nested":
+        inputs = keras.Input((EDGE_PX, EDGE_PX, 3))
+        x = base(keras.layers.RandomFlip()(inputs), training=False)
+    else:
+        inputs, x = base.input, base.output
+    return keras.Model(inputs, head(keras.layers.Dropout(0.2)(pool(x))))
+
+
+@pytest.mark.parametrize("ending", ["h5", "keras", "weights.h5"])
+@pytest.mark.parametrize("form", ["flat", "flat v2", "nested", "sequential"])
+def test_a_head_of_ones_own_on_keras_applications_is_found(form, ending, images, tmp_path):
+    model = transferred(form)
+    path = tmp_path / f"net.{ending}"
+    (model.save_weights if ending == "weights.h5" else model.save)(path)
+    with pytest.warns(AssumptionWarning, match="dense, the only dense layer, is the head"):
+        pre = rj.load(path)
+    assert pre.config.num_classes == CLASSES
+    if ending == "weights.h5":  # it tells no pool
+        pool = "max" if form == "sequential" else "average"
+        pre = load(path, config=pre.config.replace(head_pool=pool))
+    ours = np.asarray(jax.jit(pre.model.apply)(pre.variables, jnp.asarray(images)))
+    assert spread_error(ours, logits_of(model, images)) < TOLERANCE

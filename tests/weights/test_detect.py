@@ -2,17 +2,24 @@
 
 import contextlib
 import random
+import re
 
 import numpy as np
 import pytest
 
 from resnetjax.config import ResNetConfig
-from resnetjax.errors import UnsupportedFile
+from resnetjax.errors import UnsupportedFile, WeightsMismatch
 from resnetjax.measure import leaves
 from resnetjax.plan import plan
 from resnetjax.presets import ARCHITECTURES, names
 from resnetjax.weights.detect import detect
-from resnetjax.weights.dialect import Depthwise, entries, inexpressible
+from resnetjax.weights.dialect import (
+    Depthwise,
+    entries,
+    inexpressible,
+    load_arrays,
+    other_head,
+)
 from resnetjax.weights.dialects import DIALECTS, get
 
 EXPRESSED = [
@@ -204,6 +211,50 @@ def test_a_known_net_is_looked_for_in_every_dialect_even_where_it_does_not_fit_q
     found = detect(arrays, source="x", known=ARCHITECTURES["resnet18"])
     assert found.dialect.name == "transformers"
     assert found.config == ARCHITECTURES["resnet18"]
+
+
+@pytest.mark.parametrize(
+    ("dialect", "arch", "head"),
+    [
+        ("keras", "keras_resnet50", "dense"),
+        ("keras", "keras_resnet50", "probs"),  # in keras_applications before TensorFlow 2.2
+        ("keras_v2", "keras_resnet50v2", "logits"),
+        ("keras_2017", "keras_resnet50", "dense_3"),
+        ("keras_numbered", "mlperf_tiny_resnet8", "logits"),
+    ],
+)
+def test_the_only_dense_layer_of_a_keras_file_is_the_head(dialect, arch, head):
+    config = ARCHITECTURES[arch].replace(num_classes=7)
+    arrays = file_of(config, dialect)
+    renamed = {re.sub("^(predictions|fc1000|dense)/", f"{head}/", name): arrays[name]
+               for name in arrays}  # fmt: skip
+    assert renamed.keys() != arrays.keys()
+    found = detect(renamed, source="x")
+    assert (found.dialect.name, found.config.num_classes, found.arch) == (dialect, 7, arch)
+    assert other_head(found.dialect, renamed) == head
+    loaded, _ = load_arrays(found.dialect, renamed, found.config, source="x")
+    assert loaded["head/kernel"].shape == (config.widths[-1] * (4 if "50" in arch else 1), 7)
+    assert other_head(found.dialect, arrays) is None
+
+
+def test_several_dense_layers_of_a_keras_file_are_said_to_be_no_head():
+    arrays = file_of(ARCHITECTURES["keras_resnet50"].replace(num_classes=0), "keras")
+    arrays |= {"dense/kernel": np.zeros((2048, 9)), "dense_1/kernel": np.zeros((9, 5))}
+    found = detect(arrays, source="x")
+    with pytest.raises(WeightsMismatch, match=r"2 dense layers \(dense, dense_1\).*strict=False"):
+        load_arrays(found.dialect, arrays, found.config, source="x")
+    _, skipped = load_arrays(found.dialect, arrays, found.config, source="x", strict=False)
+    assert len(skipped) == 2
+
+
+def test_a_dense_layer_that_reads_more_than_pooled_features_is_no_head():
+    arrays = file_of(ARCHITECTURES["keras_resnet50"].replace(num_classes=0), "keras")
+    arrays |= {"dense/kernel": np.zeros((8192, 5)), "dense/bias": np.zeros(5)}
+    found = detect(arrays, source="x")
+    with pytest.raises(
+        WeightsMismatch, match=r"\(8192, 5\) -> .*\(2048, 5\)\n.*only dense layer, dense, was"
+    ):
+        load_arrays(found.dialect, arrays, found.config, source="x")
 
 
 def test_names_of_no_dialect_are_refused_with_some_of_them_and_the_dialects():
