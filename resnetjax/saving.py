@@ -198,7 +198,10 @@ _FORMS = {
     # An npz cannot say what ours says of itself.
     ".npz": _Form(_ALL[1:], lambda net: npz_file.encode(net.arrays)),
     ".h5": _Form((*keras_dialects.ALL, flax_dialects.FLAXMODELS), _h5),
-    ".weights.h5": _Form(keras_dialects.ALL, lambda net: keras_writer.encode_numbered(net.arrays)),
+    ".weights.h5": _Form(
+        keras_dialects.ALL,
+        lambda net: keras_archive.encode_weights(net.arrays, net.config, net.dialect),
+    ),
     ".keras": _Form(
         _GRAPHS,
         lambda net: keras_archive.encode(net.arrays, net.config, net.dialect),

@@ -31,9 +31,7 @@ def encode(arrays: Mapping[str, np.ndarray], config: ResNetConfig, dialect: Dial
     """
     if dialect is keras_dialects.KERASHUB:
         model = _classifier(config) if config.num_classes else _backbone(config)
-        weights = keras_writer.encode_numbered(
-            arrays, backbone="res_net_backbone" if config.num_classes else None
-        )
+        weights = encode_weights(arrays, config, dialect)
     else:
         model, listed = keras_graph.functional(config, dialect)
         places = {name: place for place, name in enumerate(listed)}
@@ -46,6 +44,18 @@ def encode(arrays: Mapping[str, np.ndarray], config: ResNetConfig, dialect: Dial
             "model.weights.h5": weights,
         }
     )
+
+
+def encode_weights(
+    arrays: Mapping[str, np.ndarray], config: ResNetConfig, dialect: Dialect
+) -> bytes:
+    """The bytes of a `.weights.h5` file; a classifier of KerasHub's has its backbone within.
+
+    Raises:
+        MissingExtra: h5py is not installed.
+    """
+    within = dialect is keras_dialects.KERASHUB and config.num_classes
+    return keras_writer.encode_numbered(arrays, backbone="res_net_backbone" if within else None)
 
 
 def _classifier(config: ResNetConfig) -> dict[str, Any]:

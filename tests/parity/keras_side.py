@@ -77,11 +77,12 @@ def written_back(
     row: Row, pretrained: rj.Pretrained, folder: Path, read: Callable[[Path, bool], list[str]]
 ) -> list[str]:
     """What `read` finds in the file that we write, given whether it has the whole net."""
-    # A classifier on a backbone keeps that in a group of its own, which we do not write.
-    whole = not (row.framework in ("keras_hub", "keras_cv") and row.arguments["num_classes"])
+    # A classifier on a backbone keeps that in a group of its own, which legacy files of ours lack.
+    saved = folder / ("back.h5" if row.framework in TF_KERAS else BACK[row.layout])
+    nested = row.framework in ("keras_hub", "keras_cv") and row.arguments["num_classes"]
+    whole = not nested or saved.name != "back.h5"
     if not whole:
         pretrained = without_head(pretrained)
-    saved = folder / ("back.h5" if row.framework in TF_KERAS else BACK[row.layout])
     rj.save(pretrained, saved, dialect=pretrained.source.dialect)
     return read(saved, whole)
 
