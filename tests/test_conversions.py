@@ -17,7 +17,7 @@ ENDINGS = {
     "transformers": ".bin",
     "kerashub": ".weights.h5",
 }
-NARROW = {"widths": (8, 12, 16, 24), "num_classes": 1000}
+NARROW = {"widths": (64, 12, 16, 24), "num_classes": 1000}
 NETS = {
     "narrow resnet18": get("resnet18").replace(**NARROW),
     "narrow resnet50": get("resnet50").replace(**NARROW),

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from resnetjax.config import ResNetConfig
+from resnetjax.errors import ConfigError
 from resnetjax.weights import keras_dialects, keras_graph, keras_writer, zip_archive
 from resnetjax.weights.dialect import Dialect
 
@@ -73,7 +74,15 @@ def _classifier(config: ResNetConfig) -> dict[str, Any]:
 
 
 def _backbone(config: ResNetConfig) -> dict[str, Any]:
-    """The description of a `ResNetBackbone` (keras_hub/src/models/resnet/resnet_backbone.py)."""
+    """The description of a `ResNetBackbone` (keras_hub/src/models/resnet/resnet_backbone.py).
+
+    Raises:
+        ConfigError: It takes no first stage of this width.
+    """
+    if config.widths[0] != 64:
+        raise ConfigError(
+            f"widths={config.widths} is not allowed: KerasHub has 64 in the first stage"
+        )
     width, vd = config.stem_width, "_vd" * (config.shortcut == "avg_conv")
     settings = {
         "name": "res_net_backbone",

@@ -179,8 +179,6 @@ KERASCV_V2 = Dialect(
 def _kerashub_lacks(config: ResNetConfig) -> Iterator[tuple[str, str]]:
     """As `ResNetBackbone` puts its blocks together (models/resnet/resnet_backbone.py)."""
     vd, pre = config.shortcut == "avg_conv", config.order == "pre"
-    if config.widths[0] != 64:
-        yield "widths", "KerasHub has 64 in the first stage"
     if vd and pre:
         yield "shortcut", "KerasHub has 'conv' with order='pre'"
     projects = tuple(stage.blocks[0].shortcut.conv is not None for stage in plan(config).stages)

@@ -21,8 +21,8 @@ compared bit by bit.
 
 {families}
 
-Of a classifier of KerasHub or KerasCV the backbone alone is written back to `.h5`: the head would be
-in a group beside the backbone's, which `rj.save` writes in `.weights.h5` and `.keras` only.
+Of a classifier of KerasHub or KerasCV the backbone alone is written back to `.h5`: the head would
+be in a group beside the backbone's, which `rj.save` writes in `.weights.h5` and `.keras` only.
 
 {versions}
 """

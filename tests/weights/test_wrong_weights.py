@@ -168,7 +168,14 @@ def load(arrays: dict[str, np.ndarray], known: ResNetConfig | None = None) -> di
     return load_arrays(found.dialect, arrays, found.config, source="x")[0]
 
 
-@pytest.mark.parametrize("path", ["head/kernel", "head/bias", "stem/conv1/kernel"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "head/kernel",
+        pytest.param("head/bias", marks=pytest.mark.slow),
+        pytest.param("stem/conv1/kernel", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_an_end_of_the_net_that_is_amiss_is_not_taken_for_none(dialect, path):
     arrays = file_of(dialect)
