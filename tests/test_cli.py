@@ -650,6 +650,7 @@ cli.main(["predict", *sys.argv[1:]])
 """
 
 
+@pytest.mark.slow
 def test_what_was_compiled_is_kept_for_the_next_run(net, tmp_path):
     path = tmp_path / "image.png"
     Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(path)

@@ -694,6 +694,7 @@ def test_a_torch_file_has_a_torch_dialect(tmp_path):
         saving.save(pretrained(labels=LABELS), tmp_path / "net.weights.h5", dialect="timm")
 
 
+@pytest.mark.slow
 def test_what_keras_spells_otherwise_is_rewritten_for_transformers(tmp_path):
     config = plainest("keras")
     assert (config.conv_bias, config.norm_eps, config.stem_pool_value) == ("all", 1.001e-5, "zero")

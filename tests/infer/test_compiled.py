@@ -111,7 +111,10 @@ def test_winograd_s_convolution_is_the_same_convolution(edges, dtype):
         np.testing.assert_allclose(found, expected, atol=1e-4 if dtype == "float32" else 1e-13)
 
 
-@pytest.mark.parametrize(("dtype", "form"), [("float32", "winograd"), ("bfloat16", "xla")])
+@pytest.mark.parametrize(
+    ("dtype", "form"),
+    [("float32", "winograd"), pytest.param("bfloat16", "xla", marks=pytest.mark.slow)],
+)
 def test_on_a_cpu_wide_convolutions_of_3x3_go_by_winograd_s_algorithm_in_float32(dtype, form):
     config = CONFIG.replace(widths=(64, 128), stem_width=64)
     model, variables = rj.create(config)

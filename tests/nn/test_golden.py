@@ -28,6 +28,7 @@ TOLERANCE = 1e-4
 LARGE = {
     *("keras_v1", "keras_v2", "kerascv_v1", "kerascv_v2"),
     *("kerascv_v2_dilated1112", "kerascv_v2_dilated1124", "kerascv_v2_basic_dilated1112"),
+    *("kerascv_v2_basic_dilated1124", "slim_v1_stride16"),
 }
 
 

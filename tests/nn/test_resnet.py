@@ -207,6 +207,7 @@ def test_patterns_freeze_the_norms_whose_statistics_they_match_and_no_others(fro
     assert still == {f"{norm}/{which}" for norm in FREEZING[frozen] for which in ("mean", "var")}
 
 
+@pytest.mark.slow
 def test_a_frozen_net_inside_another_module_is_frozen_there_too():
     class Tagger(nn.Module):
         backbone: ResNet

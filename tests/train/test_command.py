@@ -111,9 +111,8 @@ def test_a_run_leaves_log_curves_models_trace_and_events(finished):
     assert not (workdir / "bad_images.txt").exists()
 
 
-@pytest.mark.parametrize(
-    ("epochs", "steps"), [("0.1", 1), pytest.param("0.3", 4, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("epochs", "steps"), [("0.1", 1), ("0.3", 4)])
 def test_a_run_of_few_steps_leaves_a_trace_too(recipe, tmp_path, epochs, steps):
     result = run("train", recipe, "--workdir", tmp_path, "--epochs", epochs, "--profile")
     assert result.code == 0, result.err
@@ -206,12 +205,11 @@ def evaluations(workdir: Path) -> list[int]:
     ("name", "what", "saved"),
     [
         ("checkpoint._write_arrays", "step 22 was not saved in ", 0),
-        pytest.param(
-            "loop.MetricsLog.flush", "metrics.jsonl of step 22: ", 0, marks=pytest.mark.slow
-        ),
-        pytest.param("loop.saving.save", "model of step 22: ", 22, marks=pytest.mark.slow),
+        ("loop.MetricsLog.flush", "metrics.jsonl of step 22: ", 0),
+        ("loop.saving.save", "model of step 22: ", 22),
     ],
 )
+@pytest.mark.slow
 def test_a_run_whose_last_save_fails_says_so_and_is_completed_by_the_same_command(
     finished, recipe, tmp_path, name, what, saved
 ):

@@ -289,6 +289,7 @@ def test_a_run_goes_on_with_any_number_of_devices(nursery, undisturbed, tmp_path
 # Promise 10: another recipe
 
 
+@pytest.mark.slow
 def test_a_run_with_another_recipe_goes_on_only_if_that_is_allowed(nursery, undisturbed, tmp_path):
     run = ("--workdir", shutil.copytree(undisturbed.folder, tmp_path / "run"))
     others = ("--optimizer.learning-rate", "0.2", "--seed", "1", "--batch-size", "64")
