@@ -663,6 +663,7 @@ def test_frozen_may_be_a_list_but_no_string():
         ResNet(config, frozen="stem")
 
 
+@pytest.mark.slow
 def test_a_net_whose_every_norm_is_frozen_trains_without_mutable_statistics():
     config = ResNetConfig(depths=(1, 1), widths=(8, 8), strides=(1, 2), dilations=(1, 1))
     frozen = ("stem", "stage1", "stage2")

@@ -184,11 +184,13 @@ def assert_equal_runs(folder: Path, name: str, other: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["mesh8x1", "mesh4x2", "pmap", "shard_map"])
+@pytest.mark.slow
 def test_eight_devices_take_the_steps_of_one_however_they_are_programmed(eight, name):
     # Losses, parameters, running statistics, momentum and averages.
     assert_equal_runs(eight[0], name, "one")
 
 
+@pytest.mark.slow
 def test_per_device_batch_norm_under_jit_is_that_of_shard_map_without_an_axis(eight):
     assert_equal_runs(eight[0], "per_device_jit", "per_device_shard_map")
     with (
@@ -198,6 +200,7 @@ def test_per_device_batch_norm_under_jit_is_that_of_shard_map_without_an_axis(ei
         assert np.abs(whole["losses"] - apart["losses"]).min() > 1e-3
 
 
+@pytest.mark.slow
 def test_a_mesh_of_four_by_two_holds_half_of_each_array_that_divides(eight):
     leaves = eight[1]["mesh4x2"]["leaves"]
     for shape, local in leaves:
@@ -211,6 +214,7 @@ def test_a_mesh_of_four_by_two_holds_half_of_each_array_that_divides(eight):
 
 
 @pytest.mark.parametrize(("name", "shape"), [("mesh8x1", (8, 1)), ("mesh4x2", (4, 2))])
+@pytest.mark.slow
 def test_a_batch_is_spread_over_all_devices_and_comes_back_in_order(eight, name, shape):
     facts = eight[1][name]
     assert facts["shape"] == dict(zip(("data", "model"), shape, strict=True))
@@ -219,6 +223,7 @@ def test_a_batch_is_spread_over_all_devices_and_comes_back_in_order(eight, name,
     assert facts["rows_a_device"] == [BATCH // DEVICES]
 
 
+@pytest.mark.slow
 def test_what_the_devices_do_not_divide_is_refused(eight):
     mesh, batch = eight[1]["errors"]
     assert mesh == "parallelism.model=3 is not allowed: use a divisor of 8"
