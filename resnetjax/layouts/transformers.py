@@ -46,10 +46,8 @@ def parse(values: Mapping[str, Any], folder: Path, wanted: Wanted) -> Descriptio
     config = to_config(values) if wanted.net else None
     preprocess = None
     if (folder / PROCESSOR).is_file() and wanted.preprocess:
-        values_of_images = bounded_json.read(folder / PROCESSOR)
-        preprocess = preprocess_by(
-            preprocess_formats.from_transformers, values_of_images, name=PROCESSOR
-        )
+        processor = bounded_json.read(folder / PROCESSOR)
+        preprocess = preprocess_by(preprocess_formats.from_transformers, processor, name=PROCESSOR)
     return Description(
         "transformers",
         config,
