@@ -27,14 +27,14 @@ test-network: .venv/dev.stamp ## the tests that download
 	@.venv/bin/pytest -m network
 
 parity: .venv-parity/parity.stamp .venv-parity-tf/parity.stamp ## compare with torchvision, timm, Transformers, Keras and slim
-	@.venv-parity/bin/pytest tests/parity
+	@.venv-parity/bin/pytest -n $(JOBS) tests/parity
 
 parity-env: .venv-parity/parity.stamp ## only make the environment with PyTorch, for scripts/benchmark.py
 
 parity-tf-env: .venv-parity-tf/parity.stamp ## only make the environment with TensorFlow, for tests/parity
 
 parity-full: .venv-parity/parity.stamp .venv-parity-tf/parity.stamp ## the same with every net at full size; writes docs/parity.md
-	@RESNETJAX_PARITY_TABLE=docs/parity.md .venv-parity/bin/pytest tests/parity -m "not network"
+	@RESNETJAX_PARITY_TABLE=docs/parity.md .venv-parity/bin/pytest -n $(JOBS) tests/parity -m "not network"
 
 savedmodel: .venv-savedmodel/savedmodel.stamp ## export to TensorFlow, and run that by TensorFlow
 	@.venv-savedmodel/bin/pytest -m "slow or not slow" tests/infer/test_saved_model.py tests/test_docs.py -k "saved_model or tensorflow"

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.parity import table
+from tests.parity import rows, table
 
-TABLE = pytest.StashKey[list[table.Entry]]()
-IMAGES = pytest.StashKey[str]()
+TABLE = pytest.StashKey[table.Table]()
 
 if importlib.util.find_spec("torch"):
     os.environ["KERAS_BACKEND"] = "torch"  # read when Keras is imported
@@ -32,34 +31,65 @@ else:
         return WithoutTorch.from_parent(parent, path=module_path)
 
 
+def pytest_configure(config):
+    config.stash[TABLE] = table.Table()
+
+
 @pytest.fixture(scope="session")
 def parity_table(pytestconfig):
     """What is printed at the end, and written to the file that $RESNETJAX_PARITY_TABLE names."""
-    return pytestconfig.stash.setdefault(TABLE, [])
+    return pytestconfig.stash[TABLE]
 
 
 @pytest.fixture(scope="session")
-def samples(request, pytestconfig):
+def samples(request, parity_table):
     """Four photographs; without the shared files none, and structured noise takes their place."""
     try:
         folder = request.getfixturevalue("shared_data") / "imagenet-samples"
     except pytest.skip.Exception:
-        pytestconfig.stash[IMAGES] = "structured noise"
+        parity_table.images = "structured noise"
         return []
-    pytestconfig.stash[IMAGES] = "photographs"
     return sorted(folder.glob("*.JPEG"))[::25]
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Of several processes, one takes a net in all its files, or else all tests of a file."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    nets = rows.scopes()
+
+    class ByNet(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file, _, case = nodeid.partition("[")
+            return nets.get(case.removesuffix("]"), file.partition("::")[0])
+
+    return ByNet(config, log)
+
+
+def pytest_sessionfinish(session):
+    found = session.config.stash[TABLE]
+    if side := sys.modules.get("tests.parity.tensorflow_side"):
+        found.beside.update(side.PROCESS.versions)
+    if hasattr(session.config, "workeroutput"):  # one of several processes
+        session.config.workeroutput["parity"] = found.to_json()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    if hasattr(node, "workeroutput"):
+        node.config.stash[TABLE].add(node.workeroutput["parity"])
+
+
 def pytest_terminal_summary(terminalreporter, config):
-    entries = config.stash.get(TABLE, [])
-    if not entries:
+    found = config.stash[TABLE]
+    if not found.entries:
         return
     terminalreporter.section("parity with the real frameworks")
-    for line in (*table.lines(entries), "", table.summary(entries)):
+    for line in (*found.lines(), "", found.summary()):
         terminalreporter.line(line)
     if target := os.environ.get("RESNETJAX_PARITY_TABLE"):
-        beside = sys.modules["tests.parity.tensorflow_side"].PROCESS.versions
-        table.write(Path(target), entries, images=config.stash[IMAGES], beside=beside)
+        found.write(Path(target))
 
 
 def pytest_unconfigure():

@@ -1,10 +1,12 @@
 """The table that the comparisons fill, as Markdown."""
 
 import platform
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
+
+from tests.parity.rows import ROWS
 
 HEADER = """# Parity with the real frameworks
 
@@ -91,9 +93,56 @@ class Entry:
         return (self.name, self.layout, size, self.detected, logits, feature, control)
 
 
-def lines(entries: list[Entry]) -> list[str]:
-    """The table in Markdown, its columns aligned."""
-    return _aligned([COLUMNS, *(entry.cells() for entry in entries)])
+@dataclass
+class Table:
+    """All lines, and what they were measured on.
+
+    Attributes:
+        entries: As they were measured.
+        images: What the nets saw.
+        beside: Versions of what ran in another process.
+    """
+
+    entries: list[Entry] = field(default_factory=list)
+    images: str = "photographs"
+    beside: dict[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """In plain types, for the process that writes the table."""
+        return asdict(self)
+
+    def add(self, values: dict[str, Any]) -> None:
+        """Takes what another process measured, from its `to_json`."""
+        self.entries += [Entry(**entry) for entry in values["entries"]]
+        self.images = values["images"]
+        self.beside.update(values["beside"])
+
+    def lines(self) -> list[str]:
+        """The table in Markdown, its columns aligned, in the order of the rows."""
+        order = {row.name: place for place, row in enumerate(ROWS)}
+        entries = sorted(self.entries, key=lambda entry: (order[entry.name], entry.size_px))
+        return _aligned([COLUMNS, *(entry.cells() for entry in entries)])
+
+    def summary(self) -> str:
+        """How many nets, and the worst of them."""
+        logits = max(self.entries, key=lambda entry: entry.errors["logits"])
+        worst = max(self.entries, key=lambda entry: max(entry.errors.values()))
+        return (
+            f"{len({entry.name for entry in self.entries})} nets in {len(self.entries)} forms; "
+            f"worst logits {logits.errors['logits']:.1e} ({logits.name}), worst feature "
+            f"{max(worst.errors.values()):.1e} ({worst.name})."
+        )
+
+    def write(self, path: Path) -> None:
+        """The whole document."""
+        packages = {**{package: version(package) for package in PACKAGES}, **self.beside}
+        packages["Python"] = platform.python_version()
+        versions = ", ".join(f"{name} {number}" for name, number in packages.items())
+        titles = ("rows", "who builds, computes and saves", "what `rj.save` writes, who reads it")
+        families = "\n".join(_aligned([titles, *FAMILIES]))
+        head = HEADER.format(images=self.images, families=families, versions=f"{versions}.")
+        text = "\n".join([head, self.summary(), "", *self.lines()]) + "\n"
+        path.write_text(text, encoding="utf-8")
 
 
 def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
@@ -101,28 +150,3 @@ def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
     rows.insert(1, tuple("-" * width for width in widths))
     padded = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
     return [f"| {' | '.join(row)} |" for row in padded]
-
-
-def summary(entries: list[Entry]) -> str:
-    """How many nets, and the worst of them."""
-    logits = max(entries, key=lambda entry: entry.errors["logits"])
-    worst = max(entries, key=lambda entry: max(entry.errors.values()))
-    return (
-        f"{len({entry.name for entry in entries})} nets in {len(entries)} forms; worst logits "
-        f"{logits.errors['logits']:.1e} ({logits.name}), worst feature "
-        f"{max(worst.errors.values()):.1e} ({worst.name})."
-    )
-
-
-def write(
-    path: Path, entries: list[Entry], *, images: str, beside: Mapping[str, str] | None = None
-) -> None:
-    """The whole document; `beside` has the versions of what ran in another process."""
-    packages = {**{package: version(package) for package in PACKAGES}, **(beside or {})}
-    packages["Python"] = platform.python_version()
-    versions = ", ".join(f"{name} {number}" for name, number in packages.items())
-    titles = ("rows", "who builds, computes and saves", "what `rj.save` writes, and who reads it")
-    families = "\n".join(_aligned([titles, *FAMILIES]))
-    head = HEADER.format(images=images, families=families, versions=f"{versions}.")
-    text = "\n".join([head, summary(entries), "", *lines(entries)]) + "\n"
-    path.write_text(text, encoding="utf-8")

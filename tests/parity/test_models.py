@@ -14,12 +14,12 @@ import resnetjax as rj
 from resnetjax.weights import files
 from tests.parity import engine, nets, table, torch_side
 from tests.parity.engine import TOLERANCE
-from tests.parity.rows import ROWS, cases
+from tests.parity.rows import ROWS, case_id, cases
 
 pytestmark = pytest.mark.parity
 
 CASES = [
-    pytest.param((row, size), id=f"{row.name}-{size}", marks=[pytest.mark.slow] if slow else [])
+    pytest.param((row, size), id=case_id(row, size), marks=[pytest.mark.slow] if slow else [])
     for row, size, slow in cases()
 ]
 EVERY_CASE = pytest.mark.parametrize("compared", CASES, indirect=True)
@@ -53,7 +53,7 @@ def compared(request, samples, parity_table, tmp_path_factory):
         detected=f"{source.dialect}: {source.arch or 'no name'}" + " (told)" * bool(row.told(size)),
         errors=engine.errors(ours, original.outputs),
     )
-    parity_table.append(entry)
+    parity_table.entries.append(entry)
     yield Compared(original, pretrained, run, ours, entry)
     shutil.rmtree(folder)  # pytest would keep the files of three runs: 100 GB
 
