@@ -76,6 +76,11 @@ class ResNetConfig:
         groups: Groups of a bottleneck's 3x3 (ResNeXt's cardinality).
         group_width: Channels of each group where the width is 64 (torchvision's width_per_group).
         reduce_first: Divides the features of each block's first convolution (2 in SENet-154).
+        pruned_features: What pruning left of each convolution's features: for each stage a tuple of
+            its blocks, for each block a tuple of its convolutions, as `((47, 18, 19), ...)`. The
+            last is the same in all blocks of a stage, which are added up. `widths` stay those of
+            the net before, which still decides ECA's kernels (timm's pruned nets). None: all are
+            left.
         padding: "torch" pads both sides alike; "same" as TensorFlow does, (0, 1) for stride 2 on
             even inputs; "same_blocks" is "same" but for the stem (Flax's ImageNet example).
         norm: Batch or group norm.
@@ -136,6 +141,7 @@ class ResNetConfig:
     groups: int = 1
     group_width: int = 64
     reduce_first: int = 1
+    pruned_features: tuple[tuple[tuple[int, ...], ...], ...] | None = None
     padding: Literal["torch", "same", "same_blocks"] = "torch"
     norm: Literal["batch", "group"] = "batch"
     norm_groups: int = 32
@@ -193,6 +199,8 @@ class ResNetConfig:
         if isinstance(self.block, tuple) and len(set(self.block)) == 1:
             object.__setattr__(self, "block", self.block[0])  # one spelling for one net
         self._check_combinations()
+        if self.pruned_features is not None:
+            self._check_pruned(self.pruned_features)
 
     def _check_combinations(self) -> None:
         if "basic" in self.blocks:
@@ -228,6 +236,24 @@ class ResNetConfig:
             require(
                 self, "output_stride", self.output_stride <= most, f"at most the net's own, {most}"
             )
+
+    def _check_pruned(self, stages: tuple[tuple[tuple[int, ...], ...], ...]) -> None:
+        counted = tuple(map(len, stages)) == self.depths
+        require(self, "pruned_features", counted, f"one tuple a block, of depths={self.depths}")
+        for number, (kind, blocks) in enumerate(zip(self.blocks, stages, strict=True), start=1):
+            convs = 3 if kind == "bottleneck" else 2
+            sized = all(len(block) == convs and min(block) >= 1 for block in blocks)
+            each = f"{convs} values of 1 or more for each block of stage {number}"
+            require(self, "pruned_features", sized, each)
+            one = f"one last value in all blocks of stage {number}, which are added up"
+            require(self, "pruned_features", len({block[-1] for block in blocks}) == 1, one)
+        for name, only in (("groups", 1), ("reduce_first", 1)):
+            require(self, name, getattr(self, name) == only, f"{only} with pruned_features")
+        # Nobody has pruned these: what is left of option A's zeros and of squeeze-excite's
+        # bottleneck is nowhere laid down.
+        projects = "'conv' or 'avg_conv' with pruned_features"
+        require(self, "shortcut", self.shortcut != "pad", projects)
+        require(self, "attention", self.attention != "se", "'none' or 'eca' with pruned_features")
 
     @property
     def blocks(self) -> tuple[BlockKind, ...]:

@@ -51,7 +51,8 @@ def require(owner: Any, field: str, holds: object, allowed: str) -> None:
         ConfigError: It does not; the message names field, value and what is allowed.
     """
     if not holds:
-        raise ConfigError(f"{field}={getattr(owner, field)!r} is not allowed: use {allowed}")
+        # Bounded: what a file holds may be long.
+        raise ConfigError(f"{field}={getattr(owner, field)!r:.2000} is not allowed: use {allowed}")
 
 
 def check_types(owner: Any) -> None:

@@ -18,7 +18,8 @@ def plan(config: ResNetConfig) -> Plan:
 
     Raises:
         ConfigError: `projections` leaves a block without the projection that its change of shape
-            needs, or channels do not divide into the groups of a convolution or a norm.
+            needs, channels do not divide into the groups of a convolution or a norm, or
+            `pruned_features` has more than there were.
 
     Example:
         >>> plan(ResNetConfig(depths=(3, 4, 6, 3))).stages[1].blocks[0].convs[1].stride
@@ -209,6 +210,7 @@ def _block(
             f"reduce_first={config.reduce_first} is not allowed: use one that leaves channels to "
             f"the first convolution of stage {stage + 1}"
         )
+    unpruned, features = features, _pruned(config, stage, position, features)
     rates = _dilations(config, kernels, position, dilation, previous_dilation)
     first_rate = next(rate for rate, kernel in zip(rates, kernels, strict=True) if kernel == 3)
     stride_at = {"reduce": 0, "spatial": kernels.index(3), "last_spatial": 1}[config.stride_on]
@@ -250,11 +252,26 @@ def _block(
         shortcut=_shortcut(
             config, stage, position, in_features, features[-1], stride, dilation, first_rate
         ),
-        attention=_attention(config, features[-1]),
+        attention=_attention(config, features[-1], unpruned[-1]),
         activation=None if pre else config.activation,
         drop_path_rate=drop_path_rate,
         dropout_rate=config.block_dropout,
     )
+
+
+def _pruned(
+    config: ResNetConfig, stage: int, position: int, features: tuple[int, ...]
+) -> tuple[int, ...]:
+    """What pruning left of the features of a block's convolutions."""
+    if config.pruned_features is None:
+        return features
+    left = config.pruned_features[stage][position - 1]
+    if any(some > all_ for some, all_ in zip(left, features, strict=True)):
+        raise ConfigError(
+            f"pruned_features={config.pruned_features!r} is not allowed: use no more for a block "
+            f"of stage {stage + 1} than the {features} that it has by widths={config.widths}"
+        )
+    return left
 
 
 def _dilations(
@@ -326,11 +343,11 @@ def _shortcut(
     return Shortcut(pool, conv)
 
 
-def _attention(config: ResNetConfig, features: int) -> Attention | None:
+def _attention(config: ResNetConfig, features: int, unpruned: int) -> Attention | None:
     if config.attention == "none":
         return None
     # timm: make_divisible(channels * ratio, 8, round_limit=0), and ECA's kernel from its paper
-    # (gamma 2, beta 1).
+    # (gamma 2, beta 1), which its pruned nets keep from before.
     hidden = max(8, int(features * config.se_ratio + 4) // 8 * 8)
-    nearest = int((math.log2(features) + 1) / 2)
+    nearest = int((math.log2(unpruned) + 1) / 2)
     return Attention(config.attention, features, hidden, max(nearest | 1, 3))

@@ -34,6 +34,30 @@ _V2: _Fields = {"order": "pre", "shortcut_norm": False}
 _GN: _Fields = {"norm": "group"}
 _BIT: _Fields = {**_V2, **_GN, "stem_pool_value": "zero", "weight_standardization_eps": 1e-8}
 
+# What is left of each block's three convolutions, stage by stage (Aflalo 2020, arXiv:2002.08258):
+# timm's _pruned/ecaresnet50d_pruned.txt and ecaresnet101d_pruned.txt.
+_PRUNED_50D = (
+    ((47, 18, 19), (52, 22, 19), (64, 35, 19)),
+    ((85, 37, 171), (107, 80, 171), (120, 85, 171), (125, 87, 171)),
+    (
+        (198, 126, 818), (255, 232, 818), (256, 233, 818), (253, 235, 818), (256, 225, 818),
+        (256, 239, 818),
+    ),
+    ((492, 237, 2022), (512, 500, 2022), (512, 490, 2022)),
+)  # fmt: skip
+_PRUNED_101D = (
+    ((45, 25, 26), (53, 20, 26), (60, 27, 26)),
+    ((81, 24, 142), (93, 49, 142), (102, 54, 142), (122, 78, 142)),
+    (
+        (101, 25, 278), (239, 160, 278), (234, 156, 278), (250, 176, 278), (253, 191, 278),
+        (251, 175, 278), (230, 128, 278), (244, 154, 278), (244, 159, 278), (238, 97, 278),
+        (244, 149, 278), (253, 181, 278), (245, 119, 278), (255, 216, 278), (256, 201, 278),
+        (253, 149, 278), (254, 141, 278), (256, 190, 278), (256, 217, 278), (255, 156, 278),
+        (256, 155, 278), (256, 232, 278), (256, 214, 278),
+    ),
+    ((499, 289, 2042), (512, 512, 2042), (512, 502, 2042)),
+)  # fmt: skip
+
 
 def _x(groups: int, group_width: int) -> _Fields:
     return {"groups": groups, "group_width": group_width}
@@ -144,7 +168,9 @@ ARCHITECTURES: dict[str, Net] = {
     "ecaresnet26t": Net(depths=_26, **_T, **_ECA),
     "ecaresnet50t": Net(depths=_50, **_T, **_ECA),
     "ecaresnet50d": Net(depths=_50, **_D, **_ECA),
+    "ecaresnet50d_pruned": Net(depths=_50, **_D, **_ECA, pruned_features=_PRUNED_50D),
     "ecaresnet101d": Net(depths=_101, **_D, **_ECA),
+    "ecaresnet101d_pruned": Net(depths=_101, **_D, **_ECA, pruned_features=_PRUNED_101D),
     "ecaresnet200d": Net(depths=_200, **_D, **_ECA),
     "ecaresnet269d": Net(depths=_269, **_D, **_ECA),
     "ecaresnetlight": Net(depths=(1, 1, 11, 3), shortcut="avg_conv", **_ECA),

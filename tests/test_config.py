@@ -11,6 +11,7 @@ from resnetjax.errors import ConfigError, ResNetJAXError
 from resnetjax.presets import ARCHITECTURES
 
 DEPTHS = (3, 4, 6, 3)
+PRUNED = tuple(((4, 4, 16),) * depth for depth in DEPTHS)
 NAN, INF = math.nan, math.inf
 
 # For each field: values of a wrong type, then values out of range; and words of what is allowed.
@@ -41,6 +42,10 @@ REFUSED = {
     "groups": ([0, 32.0, True], ""),
     "group_width": ([0, 4.5, None], ""),
     "reduce_first": ([0, False, 0.5], ""),
+    "pruned_features": (
+        [4, (4,), ((4, 4, 16),) * 4, (((4, 4, 16.0),) * 3,) * 4, (((4, 4, 16),) * 3,) * 4],
+        "",
+    ),
     "padding": ([3, "SAME"], "'torch', 'same' or 'same_blocks'"),
     "norm": (["layer", None], "'batch' or 'group'"),
     "norm_groups": ([0, None, 32.0], ""),
@@ -99,6 +104,10 @@ def test_a_config_error_is_a_value_error_and_one_of_ours():
         ("stride_on", {"stride_on": "last_spatial"}),
         ("shortcut_norm", {"order": "pre"}),
         ("antialias", {"order": "pre", "shortcut_norm": False, "antialias": "blur"}),
+        ("groups", {"groups": 32, "pruned_features": PRUNED}),
+        ("reduce_first", {"reduce_first": 2, "pruned_features": PRUNED}),
+        ("shortcut", {"shortcut": "pad", "pruned_features": PRUNED}),
+        ("attention", {"attention": "se", "pruned_features": PRUNED}),
         ("stem_pool", {"antialias": "blur", "stem_pool": "conv"}),
         ("stem_width", {"stem": "tiered", "stem_width": 60}),
         ("stem_width", {"stem": "deep", "stem_width": 65}),
@@ -126,11 +135,43 @@ def test_a_combination_that_no_net_can_have_is_refused_by_the_field_to_change(fi
         {"block": ("basic", "bottleneck", "basic", "bottleneck")},
         {"output_stride": 32},
         {"se_ratio": 1},
+        {"pruned_features": PRUNED},
     ],
 )
 def test_a_value_at_the_edge_of_what_is_allowed_is_taken_as_it_is(fields):
     config = net(**fields)
     assert {name: getattr(config, name) for name in fields} == fields
+
+
+@pytest.mark.parametrize(
+    ("blocks", "allowed"),
+    [
+        (((8, 8, 32),), r"one tuple a block, of depths=\(1, 2\)"),
+        (((8, 8), (8, 8)), "3 values of 1 or more for each block of stage 2"),
+        (((8, 8, 32), ()), "3 values of 1 or more for each block of stage 2"),
+        (((8, 8, 32), (8, 0, 32)), "3 values of 1 or more for each block of stage 2"),
+        (((8, 8, 32), (8, 8, 31)), "one last value in all blocks of stage 2, which are added up"),
+    ],
+)
+def test_pruned_features_that_no_block_can_have_are_refused_by_their_stage(blocks, allowed):
+    with pytest.raises(ConfigError, match=f"^pruned_features=.* use {allowed}$"):
+        net(depths=(1, 2), widths=(8, 8), strides=(1, 2), dilations=(1, 1),
+            pruned_features=(((4, 4, 16),), blocks))  # fmt: skip
+
+
+def test_a_basic_block_is_pruned_in_two_convolutions():
+    pruned = (((3, 5), (7, 5)),)
+    sizes = {"depths": (2,), "widths": (8,), "strides": (1,), "dilations": (1,)}
+    assert net(block="basic", **sizes, pruned_features=pruned).pruned_features == pruned
+    with pytest.raises(ConfigError, match="2 values of 1 or more for each block of stage 1"):
+        net(block="basic", **sizes, pruned_features=(((3, 5, 5), (7, 5, 5)),))
+
+
+def test_a_long_value_is_cut_short_in_the_message():
+    with pytest.raises(ConfigError) as caught:
+        net(pruned_features=(((4, 4, 16),) * 100_000,))
+    assert len(str(caught.value)) < 2500
+    assert str(caught.value).endswith("use one tuple a block, of depths=(3, 4, 6, 3)")
 
 
 def test_other_numbers_of_stages_than_four_are_allowed_where_all_lengths_agree():

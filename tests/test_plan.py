@@ -463,6 +463,57 @@ def test_groups_and_their_width_set_the_inner_channels_of_a_first_stage_block(na
     assert tuple(conv.features for conv in block.convs) == features
 
 
+def test_pruning_leaves_each_convolution_its_own_channels_and_the_next_reads_those():
+    pruned = (((3, 5, 30), (16, 2, 30)), ((7, 9, 11),))
+    planned = plan(ResNetConfig(
+        depths=(2, 1), widths=(16, 24), strides=(1, 2), dilations=(1, 1), pruned_features=pruned
+    ))  # fmt: skip
+    blocks = [block for stage in planned.stages for block in stage.blocks]
+    found = [[(conv.in_features, conv.features) for conv in block.convs] for block in blocks]
+    assert found == [
+        [(64, 3), (3, 5), (5, 30)],
+        [(30, 16), (16, 2), (2, 30)],
+        [(30, 7), (7, 9), (9, 11)],
+    ]
+    assert [[conv.norm.features for conv in b.convs] for b in blocks] == [
+        list(features) for stage in pruned for features in stage
+    ]
+    projections = [block.shortcut.conv for block in blocks]
+    assert projections[1] is None
+    assert [(c.in_features, c.features) for c in projections if c] == [(64, 30), (30, 11)]
+    assert planned.features == 11
+
+
+def test_a_pruned_stage_that_need_not_project_does_so_where_projections_say():
+    pruned = (((3, 5, 64),), ((7, 9, 11),))
+    fields = {"depths": (1, 1), "widths": (16, 24), "strides": (1, 2), "dilations": (1, 1)}
+    first = plan(ResNetConfig(**fields, pruned_features=pruned)).stages[0].blocks[0]
+    assert first.shortcut.conv is None
+    told = ResNetConfig(**fields, pruned_features=pruned, projections=(True, True))
+    assert plan(told).stages[0].blocks[0].shortcut.conv is not None
+    with pytest.raises(ConfigError, match=r"projections=.* stage 2 starts with 64 .* must project"):
+        plan(told.replace(projections=(True, False)))
+
+
+@pytest.mark.parametrize(
+    ("fields", "most"),
+    [
+        ({"pruned_features": (((4, 9, 32),),)}, (8, 8, 32)),
+        ({"pruned_features": (((4, 8, 33),),)}, (8, 8, 32)),
+        ({"pruned_features": (((17, 16, 32),),), "group_width": 128}, (16, 16, 32)),
+        ({"pruned_features": (((8, 9),),), "block": "basic"}, (8, 8)),
+    ],
+)
+def test_pruning_leaves_no_more_than_there_was(fields, most):
+    config = ResNetConfig(depths=(1,), widths=(8,), strides=(1,), dilations=(1,), **fields)
+    with pytest.raises(ConfigError) as caught:
+        plan(config)
+    said = f"use no more for a block of stage 1 than the {most} that it has by widths=(8,)"
+    assert (
+        str(caught.value) == f"pruned_features={fields['pruned_features']} is not allowed: {said}"
+    )
+
+
 def test_only_the_3x3_is_grouped():
     block = plan(ARCHITECTURES["resnext50_32x4d"]).stages[2].blocks[0]
     assert [conv.groups for conv in block.convs] == [1, 32, 1]
@@ -511,6 +562,13 @@ def test_the_eca_kernel_is_the_odd_number_nearest_above_half_the_logarithm():
     assert [stage.blocks[0].attention.kernel for stage in stages] == [5, 5, 5, 7]
     tiny = plan(small(attention="eca", widths=(8, 16, 64))).stages
     assert [stage.blocks[0].attention.kernel for stage in tiny] == [3, 3, 3]
+
+
+@pytest.mark.parametrize("arch", ["ecaresnet50d_pruned", "ecaresnet101d_pruned"])
+def test_the_eca_kernel_of_a_pruned_net_is_that_of_before(arch):
+    # timm's _pruned/*.txt, se.conv.weight; by what is left stages 1 and 4 would have 3 and 5
+    for stage, kernel in zip(plan(ARCHITECTURES[arch]).stages, (5, 5, 5, 7), strict=True):
+        assert {block.attention.kernel for block in stage.blocks} == {kernel}
 
 
 # Anti-aliasing.

@@ -13,6 +13,7 @@ from resnetjax.measure import feature_info, leaves, parameter_count, statistics_
 from resnetjax.nn.resnet import ResNet
 from resnetjax.plan import plan
 from resnetjax.presets import ALIASES, ARCHITECTURES, get, names
+from tests.cut import cut
 
 # Trained values and running statistics. Read from timm 1.0.31 and torchvision 0.28 for the nets
 # that they have; from akamaster's README and pytorchcv for CIFAR; the others' totals are tested
@@ -58,7 +59,9 @@ COUNTS = {
     "ecaresnet26t": (16_011_916, 30_960),
     "ecaresnet50t": (25_573_814, 53_232),
     "ecaresnet50d": (25_576_350, 53_248),
+    "ecaresnet50d_pruned": (19_939_713, 42_688),
     "ecaresnet101d": (44_568_563, 105_472),
+    "ecaresnet101d_pruned": (24_876_040, 57_522),
     "ecaresnet200d": (64_693_400, 176_128),
     "ecaresnet269d": (102_093_077, 252_928),
     "ecaresnetlight": (30_162_046, 62_336),
@@ -225,7 +228,7 @@ WHOLE = [
 
 def shortened(config: ResNetConfig) -> ResNetConfig:
     """The same with two blocks a stage at most."""
-    return config.replace(depths=[min(depth, 2) for depth in config.depths])
+    return cut(config, [min(depth, 2) for depth in config.depths])
 
 
 # Each net once: many differ in depth alone.

@@ -50,7 +50,7 @@ class Detection:
 VISIBLE = (
     "blocks", "depths", "widths", "order", "stem", "stem_width", "shortcut", "shortcut_norm",
     "shortcut_kernel", "projections", "groups", "group_width", "reduce_first", "norm",
-    "bias_sites", "attention",
+    "pruned_features", "bias_sites", "attention",
 )  # fmt: skip
 
 

@@ -144,29 +144,63 @@ class Probe:
         return block
 
     def _stages(self, depths: tuple[int, ...], skeleton: ResNetConfig) -> dict[str, Any]:
-        blocks, widths = [], []
-        for stage in range(1, len(depths) + 1):
-            third = self.array(f"stage{stage}_block1/conv3/kernel", "conv", skeleton)
-            second = self._kernel(f"stage{stage}_block1/conv2", skeleton)
-            blocks.append("basic" if third is None else "bottleneck")
-            widths.append(second.shape[3] if third is None else third.shape[3] // 4)
+        paths = [f"stage{stage}_block1/conv3/kernel" for stage in range(1, len(depths) + 1)]
+        thirds = [self.array(path, "conv", skeleton) for path in paths]
+        blocks = ["basic" if third is None else "bottleneck" for third in thirds]
         found: dict[str, Any] = {
             "block": blocks[0] if len(set(blocks)) == 1 else tuple(blocks),
-            "widths": tuple(widths),
             "norm": "batch" if self.has("stage1_block1/norm1/mean", skeleton) else "group",
         }
-        for index, kind in enumerate(blocks, start=1):
-            conv1, conv2 = (self._kernel(f"stage{index}_block1/conv{n}", skeleton) for n in (1, 2))
-            found["reduce_first"] = max(conv2.shape[3] // conv1.shape[3], 1)
-            if kind == "bottleneck":
-                groups = conv1.shape[3] // conv2.shape[2]
-                found["groups"] = groups
-                found["group_width"] = conv2.shape[3] // groups * 64 // widths[index - 1]
+        found |= self._pruned(depths, blocks, skeleton) or self._widths(blocks, skeleton)
         if self.has("norm/scale", skeleton):
             found |= {"order": "pre", "shortcut_norm": False}
         found["conv_bias"] = self._bias_sites(skeleton)
         found |= self._shortcuts(len(depths), skeleton)
         return found | self._attention(len(depths), skeleton)
+
+    def _widths(self, blocks: list[str], skeleton: ResNetConfig) -> dict[str, Any]:
+        """The channels of every block, as the first of its stage has them."""
+        found, widths = {}, []
+        for stage, kind in enumerate(blocks, start=1):
+            conv1, conv2 = (self._kernel(f"stage{stage}_block1/conv{n}", skeleton) for n in (1, 2))
+            width = conv2.shape[3]
+            found["reduce_first"] = max(conv2.shape[3] // conv1.shape[3], 1)
+            if kind == "bottleneck":
+                width = self._kernel(f"stage{stage}_block1/conv3", skeleton).shape[3] // 4
+                groups = conv1.shape[3] // conv2.shape[2]
+                found["groups"] = groups
+                found["group_width"] = conv2.shape[3] // groups * 64 // width
+            widths.append(width)
+        return {**found, "widths": tuple(widths)}
+
+    def _pruned(
+        self, depths: tuple[int, ...], blocks: list[str], skeleton: ResNetConfig
+    ) -> dict[str, Any]:
+        """The channels of every block where blocks of a stage differ in them; {} where none do.
+
+        What a stage had before pruning no array tells: its width is taken for a power of two.
+        """
+        pruned, widths, incoming = [], [], None
+        for stage, (depth, kind) in enumerate(zip(depths, blocks, strict=True), start=1):
+            modules = ("conv1", "conv2", "conv3")[: 2 if kind == "basic" else 3]
+            features = []
+            for block in range(1, depth + 1):
+                paths = [f"stage{stage}_block{block}/{module}/kernel" for module in modules]
+                kernels = [self.array(path, "conv", skeleton) for path in paths]
+                shapes = [kernel.shape for kernel in kernels if kernel is not None]
+                fed = [shape[2] for shape in shapes]
+                left = tuple(shape[3] for shape in shapes)
+                if len(left) < len(modules) or fed != [incoming or fed[0], *left[:-1]]:
+                    return {}  # an array that is lacking, mis-shaped or grouped
+                features.append(left)
+                incoming = left[-1]
+            pruned.append(tuple(features))
+            inner = max(max(left[:2]) for left in features)
+            most = inner if kind == "basic" else max(inner, -(-features[0][-1] // 4))
+            widths.append(1 << (most - 1).bit_length())
+        if all(len(set(stage)) == 1 for stage in pruned):
+            return {}
+        return {"widths": tuple(widths), "pruned_features": tuple(pruned)}
 
     def _projecting(self, config: ResNetConfig) -> ResNetConfig:
         """The net with a projection in each stage's first block that has one."""

@@ -87,6 +87,7 @@ TIMM = Dialect(
         "shortcut": ("conv", "avg_conv"),
         "shortcut_kernel": (1, 3),
         "reduce_first": (1, 2),
+        "pruned_features": ANY,
         "antialias": ("none", "blur", "average"),
         "norm": ("batch", "group"),
         "attention": ("none", "se", "eca"),

@@ -14,17 +14,18 @@ from resnetjax.infer.fold import fold
 from resnetjax.measure import leaves
 from resnetjax.plan import plan
 from resnetjax.presets import ARCHITECTURES
+from tests.cut import cut
 
 # The others run with the slow tests.
-QUICK = {"keras_resnet50v2"}
+QUICK = {"keras_resnet50v2", "ecaresnet50d_pruned"}
 
 
 def small(config: rj.ResNetConfig) -> rj.ResNetConfig:
     """The net's first two stages, of one and two blocks, narrower where channels still divide."""
     per_stage = ("widths", "strides", "dilations", "projections", "block")
     fields = {name: getattr(config, name) for name in per_stage}
-    cut = {name: value[:2] for name, value in fields.items() if isinstance(value, tuple)}
-    config = config.replace(**cut, depths=(1, 2), output_stride=None, num_classes=10)
+    two = {name: value[:2] for name, value in fields.items() if isinstance(value, tuple)}
+    config = cut(config, (1, 2), **two, output_stride=None, num_classes=10)
     narrow: dict[str, object] = {"widths": tuple(width // 4 for width in config.widths)}
     if config.stem == "conv7":
         narrow["stem_width"] = config.stem_width // 4

@@ -43,6 +43,10 @@ NETS = {
         "conv_bias": "all", "activation": "gelu_tanh", "stride_block": "last",
         "shortcut": "avg_conv",
     },
+    "pruned-eca-avg_conv": {
+        "attention": "eca", "shortcut": "avg_conv",
+        "pruned_features": (((9, 12, 50), (16, 5, 50)), ((24, 7, 30),)),
+    },
     "basic-pad_shortcut-average_pool-headless": {
         "block": "basic", "shortcut": "pad", "antialias": "average", "inner_activation": "silu",
         "num_classes": 0,

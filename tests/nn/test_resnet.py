@@ -491,6 +491,13 @@ KINDS = {
     "bare shortcut with biases and same padding": net(
         shortcut_norm=False, conv_bias="all", padding="same", stem_pool="max"
     ),
+    "pruned bottlenecks with ECA": net(
+        **BOTTLENECK,
+        attention="eca",
+        shortcut="avg_conv",
+        depths=(2, 1),
+        pruned_features=(((3, 8, 5), (7, 2, 5)), ((4, 6, 9),)),
+    ),
     "blur": net(antialias="blur", stem_pool="max"),
     "average": net(antialias="average", shortcut="avg_conv", stem_pool="max"),
     "BiT with a deep stem": net(

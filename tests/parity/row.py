@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from resnetjax.config import ResNetConfig
 from resnetjax.presets import ARCHITECTURES
+from tests.cut import cut
 
 Layout = Literal[
     "zip", "legacy", "checkpoint", "safetensors", "directory",
@@ -67,8 +68,8 @@ class Row:
 
     def sized(self, config: ResNetConfig, size: Size) -> ResNetConfig:
         """A config of the real size in this form's."""
-        sizes = {"depths": self.depths(size), "widths": self.widths(size)}
-        return config.replace(**{field: value for field, value in sizes.items() if value})
+        widths = self.widths(size) or config.widths
+        return cut(config, self.depths(size) or config.depths, widths=widths)
 
     def told(self, size: Size) -> dict[str, Any]:
         """What `load` is told of this form."""

@@ -13,6 +13,7 @@ from resnetjax.errors import ConfigError, WeightsMismatch
 from resnetjax.measure import leaves
 from resnetjax.plan import plan
 from resnetjax.presets import ARCHITECTURES
+from tests.cut import cut
 from tests.parity import engine
 from tests.parity.engine import TOLERANCE
 from tests.parity.rows import ROWS
@@ -24,7 +25,7 @@ SHORT = (1, 2, 1, 1)
 
 def _config(arch: str, **changes: object) -> ResNetConfig:
     config = ARCHITECTURES[arch]
-    return config.replace(depths=tuple(map(min, config.depths, SHORT)), **changes)
+    return cut(config, tuple(map(min, config.depths, SHORT)), **changes)
 
 
 def _small(name: str, arch: str | None = None, **changes: object) -> ResNetConfig:
@@ -45,6 +46,7 @@ CONTROLS: dict[str, ResNetConfig] = {
     "timm/resnetaa34d": _config("resnetaa34d"),
     "timm/resnet50_gn": _config("resnet50_gn"),
     "timm/senet154": _config("senet154"),
+    "timm/ecaresnet50d_pruned": _config("ecaresnet50d_pruned"),
     "timm/resnetv2_18d-os16": _config("resnetv2_18d", output_stride=16),
     "timm/resnetv2_50x1_bit": _config("resnetv2_50x1_bit"),
     "transformers/basic-silu": _config("resnet18", activation="silu", inner_activation="relu"),
@@ -129,6 +131,7 @@ ARRAYS = {
     },
     "timm/resnet14t": {"groups": 2, "group_width": 128},
     "timm/senet154": {"se_ratio": 0.25},
+    "timm/ecaresnet50d_pruned": {"pruned_features": None},
 }
 
 # Fields that the file's arrays decide, whatever the config says.

@@ -114,6 +114,9 @@ ROWS: tuple[Row, ...] = (
     _timm("ecaresnet50d"),
     _timm("ecaresnet50t", small_px=(71, 71)),
     _timm("ecaresnet101d", short=_SHORT),
+    _timm("ecaresnet50d_pruned"),
+    _timm("ecaresnet50d_pruned", suffix="-grey", arguments={"in_chans": 1, "num_classes": 10}),
+    _timm("ecaresnet101d_pruned", short=_SHORT, layout="safetensors"),
     _timm("ecaresnetlight"),
     _timm("ecaresnext26t_32x4d"),
     # timm: anti-aliased; where an average replaces the stride, timm's shortcuts fit even sizes only
@@ -135,6 +138,7 @@ ROWS: tuple[Row, ...] = (
     _strided("resnet50", 8, small_px=(47, 47)),
     _strided("resnet50d", 8),
     _strided("resnet50d", 16, small_px=(47, 47)),
+    _strided("ecaresnet50d_pruned", 16),
     _strided("resnetblur50d", 8, small_px=(47, 47)),
     _strided("resnetblur18", 16),
     _strided("resnetaa50", 16, small_px=(32, 64)),

@@ -47,6 +47,9 @@ def file_of(config: ResNetConfig, dialect: str) -> dict[str, np.ndarray]:
     return found
 
 
+PRUNED = (((47, 18, 19),), ((85, 37, 171), (107, 80, 171)), ((198, 126, 818),), ((492, 237, 2022),))
+
+
 def net(**fields) -> ResNetConfig:
     return ResNetConfig(**{"depths": (1, 2, 1, 1), **fields})
 
@@ -115,6 +118,9 @@ def test_a_resnet50_of_torchvision_may_also_be_anti_aliased_or_v1():
         ("timm", net(attention="eca", block="basic")),
         ("timm", net(norm="group")),
         ("timm", net(block=("basic", "basic", "bottleneck", "basic"))),
+        ("timm", net(attention="eca", pruned_features=PRUNED)),
+        ("timm", net(block="basic", stem="deep", shortcut="avg_conv", pruned_features=(
+            ((64, 64),), ((3, 120), (128, 120)), ((9, 200),), ((512, 5),)))),
         ("timm_v2", net(order="pre", shortcut_norm=False, widths=(32, 64, 128, 256))),
         ("timm_v2", net(order="pre", shortcut_norm=False, block="basic", stem_width=32)),
         ("transformers", net(inner_activation="relu", stem_width=32)),
@@ -132,6 +138,30 @@ def test_a_net_without_a_name_is_read_off_its_arrays(dialect, config):
     assert found.alternatives == ()
     assert leaves(plan(found.config)) == leaves(plan(config))
     assert found.config.stem_pool == config.stem_pool
+
+
+def test_a_pruned_net_without_a_name_had_powers_of_two_before():
+    found = detect(file_of(net(attention="eca", pruned_features=PRUNED), "timm"), source="x")
+    assert (found.config.widths, found.config.pruned_features) == ((64, 128, 256, 512), PRUNED)
+
+
+@pytest.mark.parametrize("arch", ["ecaresnet50d", "ecaresnet50d_pruned", "ecaresnet101d_pruned"])
+def test_a_pruned_net_and_the_one_that_it_was_are_each_found_as_themselves(arch):
+    for sizes in ({}, {"num_classes": 7, "in_channels": 1}, {"num_classes": 0}):
+        config = ARCHITECTURES[arch].replace(**sizes)
+        found = detect(file_of(config, "timm"), source="x")
+        assert (found.dialect.name, found.arch, found.alternatives) == ("timm", arch, ())
+        assert found.config == config
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("arch", ["resnet50", "ecaresnet50d"])
+def test_one_kernel_of_a_wrong_shape_is_no_pruning(arch, axis):
+    # so that the fault is reported against the net that was meant
+    arrays = file_of(ARCHITECTURES[arch], "timm")
+    name = "layer3.4.conv2.weight"
+    arrays[name] = arrays[name].take(range(200), axis)
+    assert detect(arrays, source="x").arch == arch
 
 
 @pytest.mark.parametrize(("dialect", "arch"), [
@@ -158,6 +188,7 @@ def test_a_given_config_takes_the_files_classes_and_channels():
     ("torchvision", "resnet50"), ("timm", "seresnet50"), ("timm_v2", "resnetv2_50"),
     ("transformers", "resnet50"), ("akamaster", "cifar_resnet20"), ("keras", "keras_resnet50"),
     ("flax_example", "flax_resnet50"), ("jax_resnet", "resnet50"),
+    ("timm", "ecaresnet50d_pruned"),
 ])  # fmt: skip
 def test_an_array_that_is_lacking_does_not_hide_the_architecture(dialect, arch):
     # so that the fault is reported against the net that was meant

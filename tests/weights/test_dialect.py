@@ -21,6 +21,7 @@ from resnetjax.weights.dialect import (
     strip_root,
 )
 from resnetjax.weights.dialects import DIALECTS, get
+from tests.cut import cut
 
 EXPRESSED = [
     (dialect.name, arch)
@@ -48,8 +49,7 @@ def numbered(config: ResNetConfig, *, whole: bool = True) -> dict[str, np.ndarra
 
 def shortened(config: ResNetConfig) -> ResNetConfig:
     """Two blocks a stage and narrow, with the same kinds of arrays."""
-    depths = [min(depth, 2) for depth in config.depths]
-    return config.replace(depths=depths, num_classes=5)
+    return cut(config, [min(depth, 2) for depth in config.depths], num_classes=5)
 
 
 @functools.cache
