@@ -17,7 +17,7 @@ from resnetjax.presets import ARCHITECTURES
 from tests.cut import cut
 
 # The others run with the slow tests.
-QUICK = {"keras_resnet50v2", "ecaresnet50d_pruned"}
+QUICK = {"keras_resnet50v2"}
 
 
 def small(config: rj.ResNetConfig) -> rj.ResNetConfig:

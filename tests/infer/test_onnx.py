@@ -9,6 +9,7 @@ import resnetjax as rj
 from resnetjax import presets
 from resnetjax.data.preprocess import normalize
 from resnetjax.infer import artifact
+from tests.cut import cut
 from tests.infer.settled import noise, settled
 
 onnx = pytest.importorskip("onnx", reason="needs onnx")
@@ -89,9 +90,15 @@ def test_every_element_of_a_plan_gives_what_the_net_gives(name, tmp_path):
 def narrow(config: rj.ResNetConfig) -> rj.ResNetConfig:
     """The config with few blocks of few channels, and all else as it was."""
     stages = len(config.depths)
+    widths = (16, 32, 48, 64)[:stages]
+    config = cut(config, (2, 2, 1, 1)[:stages])
+    pruned = config.pruned_features and tuple(
+        tuple(tuple(map(min, block, (width, width, 4 * width))) for block in blocks)
+        for width, blocks in zip(widths, config.pruned_features, strict=True)
+    )
     return config.replace(
-        depths=(2, 2, 1, 1)[:stages],
-        widths=(16, 32, 48, 64)[:stages],
+        widths=widths,
+        pruned_features=pruned,
         stem_width=16,
         groups=min(config.groups, 4),
         group_width=32 if config.groups > 1 else config.group_width,

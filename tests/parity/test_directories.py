@@ -121,6 +121,8 @@ TIMM = {
     "resnet18d": ({"in_channels": 1}, GREY),
     "test_resnet": ({"activation": "silu", "head_pool": "max"}, {}),
     "ecaresnet26t": ({"output_stride": 8}, {}),
+    "ecaresnet50d_pruned": ({"in_channels": 1}, GREY),
+    "ecaresnet101d_pruned": ({"num_classes": 0}, {}),
     "resnetaa34d": ({"num_classes": 0}, {}),
     "resnetblur18": ({}, {}),
     "resnetrs50": ({}, {}),

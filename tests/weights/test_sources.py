@@ -31,7 +31,7 @@ ADDRESSES = (
 DIGITS = {"sha256": (8, 64), "md5": (32,)}  # of a SHA-256 the first eight may be all that is known
 COUNTS = {
     "torchvision": 17,
-    "timm": 154,
+    "timm": 156,
     "transformers": 6,
     "keras": 12,
     "keras_2017": 2,
