@@ -144,16 +144,9 @@ def _stem(config: ResNetConfig) -> Stem:
     if config.stem_pool == "conv":
         norm = _norm(config, "norm", width)
         conv = _conv(
-            config,
-            "stem",
-            "conv",
-            width,
-            width,
-            3,
-            stride=2,
-            norm=norm,
-            activation=config.activation,
-        )
+            config, "stem", "conv", width, width, 3,
+            stride=2, norm=norm, activation=config.activation,
+        )  # fmt: skip
         return Stem(tuple(convs), (), conv)
     return Stem(tuple(convs), _stem_pools(config), None)
 
@@ -268,8 +261,8 @@ def _pruned(
     left = config.pruned_features[stage][position - 1]
     if any(some > all_ for some, all_ in zip(left, features, strict=True)):
         raise ConfigError(
-            f"pruned_features={config.pruned_features!r} is not allowed: use no more for a block "
-            f"of stage {stage + 1} than the {features} that it has by widths={config.widths}"
+            f"pruned_features={config.pruned_features!r:.2000} is not allowed: use no more for a "
+            f"block of stage {stage + 1} than the {features} that it has by widths={config.widths}"
         )
     return left
 
@@ -330,16 +323,9 @@ def _shortcut(
     norm = _norm(config, "norm", features) if config.shortcut_norm else None
     rate = first_rate if kernel > 1 else 1
     conv = _conv(
-        config,
-        "shortcut",
-        "conv",
-        in_features,
-        features,
-        kernel,
-        stride=stride,
-        dilation=rate,
-        norm=norm,
-    )
+        config, "shortcut", "conv", in_features, features, kernel,
+        stride=stride, dilation=rate, norm=norm,
+    )  # fmt: skip
     return Shortcut(pool, conv)
 
 
