@@ -7,6 +7,9 @@ other hyper-parameters: see `imagenet_resnet50_lars_32k.py`.
 
 Top-1: 75.9 % is MLPerf's target, at which its runs stop. Not measured here.
 
+Batch norm takes its statistics over the whole batch. How many images those of this size were of is
+not stated; MLPerf's reference points at 1,632 and 3,264 have 204.
+
 Differences: the polynomial ends at the run's last step, MLPerf's a step later.
 """
 

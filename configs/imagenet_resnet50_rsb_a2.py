@@ -6,20 +6,24 @@ Source: Wightman, Touvron and Jegou 2021 (arXiv 2110.00476), table 2; trained wi
 
 Top-1 by the paper: 79.8 % (79.83 in timm's table). Not measured here.
 
+Batch norm takes its statistics over 512 images: those of a GPU, on four as in A1, without timm's
+`--sync-bn`.
+
 Differences: the rate changes at every step, timm's at every epoch; the cosine begins where the
-warm-up ends, timm's at step 0, under the warm-up.
+warm-up ends, timm's at step 0, under the warm-up; a batch is mixed by one method and strength,
+timm's by one on each GPU.
 """
 
 from resnetjax.config import Preprocess
 from resnetjax.data.augmentation import Augmentation
-from resnetjax.train.recipe import Model, Optimizer, Recipe, Schedule
+from resnetjax.train.recipe import Model, Optimizer, Parallelism, Recipe, Schedule
 
 LEARNING_RATE = 5e-3
 
 RECIPE = Recipe(
     model=Model(arch="resnet50", zero_init_residual=True, drop_path_rate=0.05),
-    # A test crop ratio of 0.95: 235.8 pixels, which timm truncates and OpenMMLab rounds.
-    preprocess=Preprocess(resize_px=236, crop_px=(224, 224), interpolation="bicubic"),
+    # A test crop ratio of 0.95: 235.8 pixels, which timm truncates (OpenMMLab's version rounds).
+    preprocess=Preprocess(resize_px=235, crop_px=(224, 224), interpolation="bicubic"),
     augmentation=Augmentation(
         interpolation="bicubic",
         repeats=3,
@@ -47,6 +51,7 @@ RECIPE = Recipe(
         warmup_factor=1e-4 / LEARNING_RATE,
         final_factor=1e-6 / LEARNING_RATE,
     ),
+    parallelism=Parallelism(norm_batch=512),
     batch_size=2048,
     epochs=300,
 )

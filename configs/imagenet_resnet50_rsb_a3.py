@@ -6,8 +6,12 @@ Source: Wightman, Touvron and Jegou 2021 (arXiv 2110.00476), table 2; trained wi
 
 Top-1 by the paper, at 224 px: 78.1 % (78.05 in timm's table). Not measured here.
 
+Batch norm takes its statistics over the whole batch. timm's does over the images of a GPU, of which
+this source does not say how many; `--parallelism.norm_batch 512` are those of four GPUs, as in A1.
+
 Differences: the rate changes at every step, timm's at every epoch; the cosine begins where the
-warm-up ends, timm's at step 0, under the warm-up.
+warm-up ends, timm's at step 0, under the warm-up; a batch is mixed by one method and strength,
+timm's by one on each GPU.
 """
 
 from resnetjax.config import Preprocess
@@ -19,8 +23,8 @@ LEARNING_RATE = 8e-3
 RECIPE = Recipe(
     model=Model(arch="resnet50", zero_init_residual=True),
     data=Data(train_px=160),
-    # A test crop ratio of 0.95: 235.8 pixels, which timm truncates and OpenMMLab rounds.
-    preprocess=Preprocess(resize_px=236, crop_px=(224, 224), interpolation="bicubic"),
+    # A test crop ratio of 0.95: 235.8 pixels, which timm truncates (OpenMMLab's version rounds).
+    preprocess=Preprocess(resize_px=235, crop_px=(224, 224), interpolation="bicubic"),
     augmentation=Augmentation(
         interpolation="bicubic",
         policy="rand",

@@ -69,7 +69,8 @@ class Order:
         length: Number of examples.
         batch_size: Over all hosts.
         seed: Of the permutations.
-        repeats: Times that a batch shows each of its images.
+        repeats: Times that a batch shows each of its images; as far from one another as can be,
+            for what takes a part of the batch to see each but once.
 
     Example:
         >>> order = Order(length=10, batch_size=4, seed=0)
@@ -100,7 +101,8 @@ class Order:
         """The examples of a step, row by row."""
         epoch, batch = divmod(step, self.steps_per_epoch)
         rows = np.arange(batch * self.batch_size, (batch + 1) * self.batch_size)
-        return self._permutation(epoch)[rows // self.repeats]
+        spread = [rows[first :: self.repeats] for first in range(self.repeats)]
+        return self._permutation(epoch)[np.concatenate(spread) // self.repeats]
 
     def _permutation(self, epoch: int) -> Int64[np.ndarray, " length"]:
         if epoch not in self._epochs:

@@ -285,8 +285,9 @@ class Parallelism:
     Attributes:
         model: Devices over which parameters and optimiser state are split (fully sharded); the
             batch is split over all devices in any case.
-        norm_batch: Examples over which batch norm takes its statistics; None takes the whole batch,
-            over all devices. The batch over the number of devices is "per-device" batch norm.
+        norm_batch: Examples over which batch norm takes its statistics, or all of a batch (of each
+            of its parts, with `Optimizer.accumulate`) that has fewer; None is always all, over all
+            devices. The batch over the number of devices is "per-device" batch norm.
     """
 
     model: int = 1

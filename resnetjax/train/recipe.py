@@ -113,20 +113,23 @@ class Recipe:
                 raise ConfigError(
                     f"label_smoothing={smoothing} is not allowed: use 0 in {self.problem_type}"
                 )
-        parts = {"accumulate": self.optimizer.accumulate}
-        for name, number in parts.items():
-            self._require_divides(name, number)
-        self._require_divides(
-            "norm_batch times accumulate",
-            (self.parallelism.norm_batch or 1) * self.optimizer.accumulate,
-        )
-
-    def _require_divides(self, name: str, number: int) -> None:
-        if self.batch_size % number:
+        parts = self.optimizer.accumulate
+        fits = self.batch_size % parts == 0
+        require(self, "batch_size", fits, f"a multiple of optimizer.accumulate, which is {parts}")
+        part, norm_batch = self.batch_size // parts, self.norm_batch
+        if norm_batch and part % norm_batch:
+            of = f"batch_size={self.batch_size} in {parts} parts" if parts > 1 else "batch_size"
             raise ConfigError(
-                f"batch_size={self.batch_size} is not allowed: use a multiple of "
-                f"{name}, which is {number}"
+                f"parallelism.norm_batch={norm_batch} is not allowed: use a divisor of {of}, which "
+                f"is {part}, or None for all of them"
             )
+
+    @property
+    def norm_batch(self) -> int | None:
+        """Examples over which batch norm takes its statistics; None where those are all."""
+        chosen = self.parallelism.norm_batch
+        fewer = chosen and chosen < self.batch_size // self.optimizer.accumulate
+        return chosen if fewer else None
 
     @property
     def learning_rate(self) -> float:

@@ -37,7 +37,7 @@ def make_model(
         remat=recipe.model.remat,
         frozen=recipe.model.frozen if frozen is None else frozen,
         axis_name=axis_name,
-        norm_batch=recipe.parallelism.norm_batch,
+        norm_batch=recipe.norm_batch,
     )
 
 

@@ -87,19 +87,27 @@ def test_what_an_epoch_leaves_out_is_drawn_anew():
     assert np.all(np.abs(times - 40) < 6 * np.sqrt(200 * 0.2 * 0.8))
 
 
-def test_repeated_images_stand_side_by_side_and_as_often_as_asked_for():
+def test_a_batch_repeats_its_images_as_often_as_asked_for():
     order = Order(length=60, batch_size=12, seed=1, repeats=3)
-    epoch = np.concatenate([order.indices(step) for step in range(order.steps_per_epoch)])
-    images = epoch.reshape(-1, 3)
-    assert np.all(images == images[:, :1])
-    assert len(set(images[:, 0])) == len(images) == 20
+    batches = [order.indices(step) for step in range(order.steps_per_epoch)]
+    assert all(set(np.bincount(batch)) == {0, 3} for batch in batches)
+    assert len({image for batch in batches for image in batch}) == 20
+
+
+@pytest.mark.parametrize(("batch_size", "repeats", "part"), [(2048, 3, 512), (1024, 4, 128)])
+def test_no_part_of_a_batch_sees_an_image_twice(batch_size, repeats, part):
+    # As on the devices of timm (A1) and torchvision (V2), over which the repeats are dealt out.
+    order = Order(length=5000, batch_size=batch_size, seed=1, repeats=repeats)
+    for step in range(order.steps_per_epoch):
+        parts = order.indices(step).reshape(-1, part)
+        assert all(len(set(images)) == part for images in parts.tolist())
 
 
 def test_repeated_images_are_cropped_each_in_its_own_way():
     with Loader(reader(noise(60))) as opened:
         order = Order(length=60, batch_size=60, seed=1, repeats=6)
         (batch,) = opened.training_batches(order, start=0, stop=1)
-    views = batch.images.reshape(10, 6, -1)
+    views = batch.images.reshape(6, 10, -1).swapaxes(0, 1)
     # Of 2 x 25 views of an image, six draws give 5.7 on average.
     assert np.mean([len({view.tobytes() for view in image}) for image in views]) > 4
 

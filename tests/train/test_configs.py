@@ -56,7 +56,7 @@ _RSB = {
     "augmentation.cutmix_alpha": 1.0,
     "augmentation.interpolation": "bicubic",
     "preprocess.interpolation": "bicubic",
-    "preprocess.resize_px": 236,
+    "preprocess.resize_px": 235,  # timm/data/transforms_factory.py: floor(224 / 0.95)
     "preprocess.crop_px": (224, 224),
     "model.zero_init_residual": True,
     "optimizer.ema_decay": None,
@@ -66,6 +66,7 @@ _RSB_A12 = {
     **_RSB,
     "optimizer.learning_rate": 5e-3,
     "batch_size": 2048,
+    "parallelism.norm_batch": 2048 / 4,  # of GPUs
     "data.train_px": 224,
     "augmentation.repeats": 3,
     "augmentation.policy_magnitude": 7,
@@ -111,6 +112,7 @@ SOURCES = {
         "schedule.kind": "cosine",
         "schedule.warmup_epochs": 5,
         "batch_size": 1024,
+        "parallelism.norm_batch": 1024 / 8,  # of cores
         "epochs": 100,
         "augmentation.label_smoothing": 0,
         "augmentation.crop_area": (0.08, 1.0),
@@ -133,6 +135,7 @@ SOURCES = {
         "schedule.kind": "cosine",
         "schedule.warmup_epochs": 8,
         "batch_size": 2048,
+        "parallelism.norm_batch": 256,
         "epochs": 90,
         "augmentation.label_smoothing": 0.1,
         "augmentation.crop": "random_resized",
@@ -157,6 +160,7 @@ SOURCES = {
         "schedule.kind": "cosine",
         "schedule.warmup_epochs": 5,
         "batch_size": 1024,
+        "parallelism.norm_batch": 128,
         "epochs": 600,
         "augmentation.label_smoothing": 0.1,
         "augmentation.policy": "trivial",
@@ -213,6 +217,7 @@ SOURCES = {
         "optimizer.weight_decay": 1e-4,
         "schedule.warmup_epochs": 18,
         "batch_size": 32_768,
+        "parallelism.norm_batch": 64,
         "epochs": 64,
     },
     "imagenet_resnetv2_50x1_bit": {
@@ -323,6 +328,13 @@ def test_its_docstring_gives_the_command_that_runs_it_and_its_source(name):
     assert f"{command} --data.path DATA" in words if needs_data else command in words
     assert "Source: " in text or "Our own: " in text
     assert any(measure in text for measure in ("Top-1", "Test error"))
+
+
+def test_it_runs_on_batches_of_other_sizes(name):
+    recipe = _recipe(name)
+    for size in (8, 64, 4096):
+        changed = dataclasses.replace(recipe, batch_size=size)
+        assert size % (changed.norm_batch or 1) == 0
 
 
 def test_every_architecture_that_a_docstring_offers_exists(name):

@@ -261,11 +261,11 @@ def test_a_whole_number_is_the_same_run_however_it_is_written():
         ),
         (
             lambda: Recipe(
-                batch_size=8,
+                batch_size=12,
                 optimizer=Optimizer(accumulate=2),
-                parallelism=Parallelism(norm_batch=8),
+                parallelism=Parallelism(norm_batch=4),
             ),
-            "batch_size=8 .*norm_batch times accumulate, which is 16",
+            "norm_batch=4 .*divisor of batch_size=12 in 2 parts, which is 6, or None",
         ),
         (lambda: Recipe.from_json({"model": {"archh": "x"}}), "Model has no field archh"),
     ],
@@ -273,6 +273,19 @@ def test_a_whole_number_is_the_same_run_however_it_is_written():
 def test_a_value_that_is_not_allowed_is_named(make, message):
     with pytest.raises(ConfigError, match=message):
         make()
+
+
+def test_batch_norm_takes_no_more_than_there_is():
+    def of(batch_size, accumulate=1):
+        return Recipe(
+            batch_size=batch_size,
+            optimizer=Optimizer(accumulate=accumulate),
+            parallelism=Parallelism(norm_batch=128),
+        ).norm_batch
+
+    assert [of(256), of(128), of(64), of(512, 2), of(256, 4)] == [128, None, None, 128, None]
+    with pytest.raises(ConfigError, match=r"norm_batch=128 .*divisor of batch_size, which is 192"):
+        of(192)
 
 
 def test_the_learning_rate_grows_with_the_batch_where_it_is_given_for_one():
