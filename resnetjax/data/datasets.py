@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from resnetjax.data.readers import splits as split_names
+from resnetjax.data.readers.cifar_files import cifar_splits
 from resnetjax.data.readers.digits import digits_splits
 from resnetjax.data.readers.example import Dataset, Example
 from resnetjax.data.readers.image_folder import ImageFolder, is_image
@@ -27,8 +28,8 @@ DIGITS = "digits"
 _LOOKED_FOR = f"""\
 a folder for each class, with or without folders such as train and val above them;
 {TARS["train"]} or {TARS["val"]}; WebDataset's *.tar; {INFO} of TensorFlow Datasets;
-*.tfrecord* or *.array_record*; *.parquet; a file *.npz; {TABLE} beside the images, with a row of
-values each; the name {DIGITS!r}"""
+*.tfrecord* or *.array_record*; *.parquet; a file *.npz; CIFAR's binary version; {TABLE} beside the
+images, with a row of values each; the name {DIGITS!r}"""
 
 _Openers = Mapping[str, Callable[[], Dataset]]
 
@@ -117,6 +118,8 @@ def _of_folder(root: Path, cache: Path | None) -> _Openers:
         raise UnsupportedFile(f"{root} has several data sets: open one of {listed}")
     if any((root / name).is_file() for name in TARS.values()):
         return _imagenet(root, cache)
+    if cifar := cifar_splits(root, files, folders):
+        return cifar
     for name in folders:
         if name in split_names.WORDS or name in ("data", "default"):
             inner, deeper = _list(root / name)
