@@ -181,7 +181,10 @@ class Setup:
             self.recipe, max(0, step - 1), steps_per_epoch=self.order.steps_per_epoch
         )
         model = self.model.clone(frozen=frozen)
-        return exact_statistics(model, variables, placed, self.recipe.preprocess)
+        exact = exact_statistics(model, variables, placed, self.recipe.preprocess)
+        # Where the running ones lie, or evaluation would be compiled again for where these do.
+        stats = jax.device_put(exact["batch_stats"], self.state_shardings.batch_stats)
+        return {**exact, "batch_stats": stats}
 
     def pretrained(self, variables: Variables) -> Pretrained:
         """A trained net, as it is kept."""
