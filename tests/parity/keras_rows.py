@@ -43,7 +43,7 @@ def _rows(
 
 
 def _applications(
-    framework: str, depth: int, layouts: tuple[Layout, ...], *, v2: bool, top: bool = True
+    framework: str, depth: int, layouts: tuple[Layout, ...], *, v2: bool, top: bool
 ) -> tuple[Row, ...]:
     net = f"ResNet{depth}{'V2' if v2 else ''}"
     return _rows(
@@ -134,26 +134,14 @@ def _cv(
     )
 
 
-_TOPLESS: tuple[tuple[str, int, Layout], ...] = (
-    ("keras", 50, "h5 model"),
-    ("tf_keras", 50, "h5 weights"),
-    ("keras", 101, "keras"),
-    ("tf_keras", 152, "h5 weights"),
-)
-
 ROWS: tuple[Row, ...] = (
     *(
         row
         for v2 in (False, True)
         for depth in (50, 101, 152)
         for framework, layouts in (("keras", KERAS_3), ("tf_keras", TF_KERAS))
-        for row in _applications(framework, depth, layouts, v2=v2)
-    ),
-    *(
-        row
-        for v2 in (False, True)
-        for framework, depth, layout in _TOPLESS
-        for row in _applications(framework, depth, (layout,), v2=v2, top=False)
+        for top in (True, False)
+        for row in _applications(framework, depth, layouts, v2=v2, top=top)
     ),
     # Its models hold code, which is refused: weights alone.
     *(
