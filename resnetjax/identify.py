@@ -10,9 +10,15 @@ from resnetjax.config import Labels, Preprocess, ResNetConfig
 from resnetjax.data import labels as label_sets
 from resnetjax.data import preprocess_formats
 from resnetjax.layouts.description import Description
-from resnetjax.weights import files, keras_config, keras_described, torch_dialects
+from resnetjax.weights import (
+    files,
+    keras_config,
+    keras_described,
+    keras_dialects,
+    torch_dialects,
+)
 from resnetjax.weights.detect import Detection, as_architecture, detect
-from resnetjax.weights.dialect import other_head, stripped
+from resnetjax.weights.dialect import inexpressible, other_head, stripped
 from resnetjax.weights.sources import PublishedWeights
 
 
@@ -145,6 +151,9 @@ def preprocess_of(
     if told:
         return told, ()
     dialect = found.dialect
+    if dialect is keras_dialects.KERAS_ORDER:  # a file of any of Keras's systems
+        systems = (x for x in keras_dialects.ALL if not x.numbered)
+        dialect = next((x for x in systems if not inexpressible(x, found.config)), dialect)
     if found.config.stem == "conv3" and dialect.preprocess.crop_px != (32, 32):
         dialect = torch_dialects.AKAMASTER  # whose are the CIFAR nets
     taken = with_channels(dialect.preprocess, found.config.in_channels)

@@ -13,9 +13,11 @@ import pytest
 
 from resnetjax.config import ResNetConfig
 from resnetjax.data.preprocess import normalize
+from resnetjax.identify import preprocess_of
 from resnetjax.measure import feature_info, leaves
 from resnetjax.plan import plan
 from resnetjax.presets import ARCHITECTURES
+from resnetjax.weights.detect import Detection
 from resnetjax.weights.dialect import base_config, entries, save_arrays
 from resnetjax.weights.dialects import get
 from resnetjax.weights.passes import absorb_epsilon, fold_biases
@@ -156,6 +158,24 @@ def test_f06_a_pixel_becomes_what_its_framework_makes_of_it(dialect, expected):
     pixel = np.array([10, 20, 30], np.uint8)
     found = normalize(pixel, get(dialect).preprocess)
     np.testing.assert_allclose(found, expected, rtol=1e-5)  # of float32
+
+
+# A file of tf_keras that names no layers may be of any of these.
+@pytest.mark.parametrize(
+    ("arch", "system"),
+    [
+        ("keras_resnet50", "keras"),
+        ("keras_resnet101v2", "keras_v2"),
+        ("kerascv_resnet18", "kerascv"),
+        ("kerascv_resnet152", "kerascv"),
+        ("kerascv_resnet34v2", "kerascv_v2"),
+        ("kerascv_resnet50v2", "kerascv_v2"),
+    ],
+)
+def test_f06_a_net_of_layers_without_names_is_given_its_own_systems_pixels(arch, system):
+    found, said = preprocess_of(Detection(get("keras_order"), ARCHITECTURES[arch], arch, ()), None)
+    assert found == get(system).preprocess
+    assert f"as by {system} " in said[0]
 
 
 @pytest.mark.parametrize(
