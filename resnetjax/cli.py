@@ -147,7 +147,8 @@ def convert(
         dialect: Whose names the arrays get: torchvision, timm, timm_v2, transformers, akamaster,
             keras, keras_v2, keras_resnext, keras_2017, kerascv, kerascv_v2, kerashub,
             keras_numbered, keras_numbered_first, keras_order, slim_v1, slim_v2, bit,
-            transformers_flax, flax_example, jax_resnet, flaxmodels, resnetjax.
+            transformers_flax, flax_example, jax_resnet, flaxmodels, flaxmodels_tree,
+            resnetjax.
         arch: Name of the architecture, where the file cannot tell.
     """
     from resnetjax import saving, zoo

@@ -603,7 +603,9 @@ def test_a_keras_archive_must_say_the_net_even_where_it_came_from(tmp_path, load
         saving.save(found, tmp_path / "net.keras", dialect="keras_v2")
 
 
-@pytest.mark.parametrize("dialect", ["transformers_flax", "flax_example", "jax_resnet"])
+@pytest.mark.parametrize(
+    "dialect", ["transformers_flax", "flax_example", "jax_resnet", "flaxmodels_tree"]
+)
 def test_a_msgpack_is_restored_by_flax_and_comes_back_bit_for_bit(tmp_path, dialect):
     prepared = dialects.get(dialect).preprocess
     before = pretrained(plainest(dialect), labels=LABELS, preprocess=prepared)

@@ -2,8 +2,8 @@
 
 Names are those of flax `examples/imagenet/models.py`, of Transformers' `modeling_flax_resnet.py`
 and of n2cholas/jax-resnet (0.0.4) `resnet.py` and `common.py`, whose collections `params` and
-`batch_stats` are merged, as no name is in both; and of the HDF5 files that
-matthias-wright/flaxmodels (0.1.3) `resnet/resnet.py` opens.
+`batch_stats` are merged, as no name is in both; and of matthias-wright/flaxmodels (0.1.3)
+`resnet/resnet.py`: of the HDF5 files that it opens, and of its variables.
 """
 
 from resnetjax.config import Preprocess
@@ -134,6 +134,34 @@ FLAXMODELS = Dialect(
     expresses={"block": ("basic", "bottleneck")},
 )
 
+_KINDS_OF_FLAXMODELS = (
+    ("Bottleneck", "3", {"block": ("bottleneck",)}),
+    ("BasicBlock", "2", {}),
+)
+FLAXMODELS_TREE = Dialect(
+    name="flaxmodels_tree",
+    rules=(
+        Rule("stem/conv1", "Conv_0"),
+        Rule("stem/norm1", "BatchNorm_0"),
+        *(
+            Rule(f"stage{{s}}_block{{b}}/{ours}", f"{kind}_{{block0}}/{theirs}", when)
+            for kind, last, when in _KINDS_OF_FLAXMODELS
+            for ours, theirs in (
+                ("conv{n}", "Conv_{n0}"),
+                ("norm{n}", "BatchNorm_{n0}"),
+                ("shortcut/conv", f"Conv_{last}"),
+                ("shortcut/norm", f"BatchNorm_{last}"),
+            )
+        ),
+        Rule("head", "Dense_0"),
+    ),
+    **_FLAX,
+    preprocess=Preprocess(),
+    families=FLAXMODELS.families,
+    base={},
+    expresses={"block": ("basic", "bottleneck")},
+)
+
 # Those of variables of Flax, which go into a file in their collections.
-TREES = (TRANSFORMERS_FLAX, FLAX_EXAMPLE, JAX_RESNET)
+TREES = (TRANSFORMERS_FLAX, FLAX_EXAMPLE, JAX_RESNET, FLAXMODELS_TREE)
 ALL = (*TREES, FLAXMODELS)

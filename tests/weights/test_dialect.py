@@ -294,6 +294,21 @@ KNOWN_NAMES = [
         (256,),
     ),
     ("flaxmodels", "resnet50", "head/kernel", "fc/weight", (2048, 1000)),
+    ("flaxmodels_tree", "resnet18", "stem/norm1/var", "BatchNorm_0/var", (64,)),
+    (
+        "flaxmodels_tree",
+        "resnet18",
+        "stage2_block1/shortcut/conv/kernel",
+        "BasicBlock_2/Conv_2/kernel",
+        (1, 1, 64, 128),
+    ),
+    (
+        "flaxmodels_tree",
+        "resnet50",
+        "stage2_block1/shortcut/norm/mean",
+        "Bottleneck_3/BatchNorm_3/mean",
+        (512,),
+    ),
     (
         "resnetjax",
         "resnet50",
