@@ -26,7 +26,7 @@ test-slow: .venv/dev.stamp ## the tests that take minutes
 test-network: .venv/dev.stamp ## the tests that download
 	@.venv/bin/pytest -m network
 
-parity: .venv-parity/parity.stamp .venv-parity-tf/parity.stamp ## compare with torchvision, timm, Transformers, Keras and slim
+parity: .venv-parity/parity.stamp .venv-parity-tf/parity.stamp ## compare with torchvision, timm, Transformers, Keras, slim and nets in Flax
 	@.venv-parity/bin/pytest -n $(JOBS) tests/parity
 
 parity-env: .venv-parity/parity.stamp ## only make the environment with PyTorch, for scripts/benchmark.py
@@ -81,7 +81,8 @@ distclean: clean ## remove the environments as well
 	@.venv-parity/bin/python $(PIP_INSTALL) --no-deps torchvision==0.28.0 timm==1.0.31
 	@.venv-parity/bin/python $(PIP_INSTALL) transformers==5.23.0 pyyaml huggingface_hub simplejpeg -e ".[test]"
 	@.venv-parity/bin/python $(PIP_INSTALL) keras==3.15.1 h5py kagglehub
-	@.venv-parity/bin/python $(PIP_INSTALL) --no-deps keras-hub==0.32.0
+	@.venv-parity/bin/python $(PIP_INSTALL) --no-deps keras-hub==0.32.0 jax-resnet==0.0.4 flaxmodels==0.1.3
+	@.venv-parity/bin/python $(PIP_INSTALL) regex requests tqdm
 	@touch $@
 
 .venv-savedmodel/savedmodel.stamp: pyproject.toml

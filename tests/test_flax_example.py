@@ -124,7 +124,7 @@ def test_what_the_example_trained_is_read_computed_and_written_back(case, tmp_pa
     state = {"step": 7, "opt_state": {"0": {"trace": variables["params"]}}, **variables}
     (tmp_path / "checkpoint_7").write_bytes(serialization.msgpack_serialize(state))
     with pytest.warns(AssumptionWarning):  # block numbers run through: no end of a stage is told
-        pre = rj.load(tmp_path / "checkpoint_7", **({"config": config} if sizes else {}))
+        pre = rj.load(tmp_path / "checkpoint_7", config=config if sizes else None)
     assert (pre.source.dialect, pre.source.arch) == ("flax_example", None if sizes else name)
     padded = rj.ResNet(pre.config.replace(padding="torch", stem_pool_padding="torch"))
     for size in (EVEN, ODD):

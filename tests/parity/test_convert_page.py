@@ -7,6 +7,7 @@ import subprocess
 import warnings
 from pathlib import Path
 
+import jax
 import pytest
 
 from resnetjax import cli
@@ -60,6 +61,7 @@ def test_the_page_runs_in_order(tmp_path, monkeypatch, capsys):
                 assert done.returncode == 0, f"{title}\n{done.stderr}"
             else:
                 assert language == "python", title
-                with warnings.catch_warnings():
+                # Ranks as JAX's default has them, and packages here need: they may broadcast.
+                with warnings.catch_warnings(), jax.numpy_rank_promotion("allow"):
                     warnings.simplefilter("ignore")
                     exec(compile(text, f"{PAGE}: {title}", "exec"), scope)
