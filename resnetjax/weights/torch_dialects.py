@@ -1,6 +1,10 @@
 """What torchvision, timm, Transformers and akamaster call our arrays."""
 
-from resnetjax.config import HALF_MEAN, HALF_STD, Preprocess
+import itertools
+from collections.abc import Iterator
+from operator import mul
+
+from resnetjax.config import HALF_MEAN, HALF_STD, Preprocess, ResNetConfig
 from resnetjax.weights.dialect import ANY, Dialect, Layout, Rule
 
 _TORCH_LEAVES = {
@@ -38,6 +42,18 @@ _TORCHVISION_RULES = (
     Rule("head", "fc"),
 )
 
+
+def _strided_lacks(config: ResNetConfig) -> Iterator[tuple[str, str]]:
+    """As torchvision's and timm's `ResNet` stride: or they double the dilation in place of it."""
+    first, *later = config.strides
+    if first != 1 or not set(later) <= {1, 2}:
+        yield "strides", "torchvision and timm have 1 in the first stage, then 1 or 2"
+        return
+    rates = tuple(itertools.accumulate((3 - stride for stride in later), mul, initial=1))
+    if config.dilations != rates:
+        yield "dilations", f"torchvision and timm have {rates} with strides={config.strides}"
+
+
 TORCHVISION = Dialect(
     name="torchvision",
     rules=_TORCHVISION_RULES,
@@ -54,6 +70,7 @@ TORCHVISION = Dialect(
         "dilations": ANY,
         "output_stride": (None, 8, 16, 32),
     },
+    lacks=_strided_lacks,
 )
 
 TIMM = Dialect(
@@ -95,6 +112,7 @@ TIMM = Dialect(
         "head_pool": ("average", "max"),
         "activation": ("relu", "gelu", "gelu_tanh", "silu"),
     },
+    lacks=_strided_lacks,
 )
 
 TIMM_V2 = Dialect(
