@@ -17,6 +17,7 @@ from resnetjax.errors import ConfigError, UnsupportedFile
 from resnetjax.infer import onnx_quantize, onnx_writer, saved_model
 from resnetjax.infer.artifact import DESCRIPTION, FUNCTION
 from resnetjax.infer.description import Description
+from resnetjax.infer.fold import fold
 from resnetjax.infer.onnx_graph import import_onnx
 from resnetjax.plan import plan
 from resnetjax.pretrained import Pretrained, flatten
@@ -96,10 +97,11 @@ def _stablehlo(pretrained: Pretrained, platforms: Sequence[str] | None) -> bytes
     if not platforms or not set(platforms) <= set(PLATFORMS):
         raise ConfigError(f"platforms={platforms} is not allowed: use {PLATFORMS}")
     preprocess = pretrained.preprocess
+    # Not `for_inference`: its forms are a CPU's, and one file serves every platform.
+    model, variables = fold(pretrained.model, pretrained.variables)
 
     def run(pixels: jax.Array) -> Any:
-        images = normalize(pixels, preprocess)
-        return pretrained.model.apply(pretrained.variables, images, train=False)
+        return model.apply(variables, normalize(pixels, preprocess), train=False)
 
     shape = (*jax.export.symbolic_shape("batch"), *preprocess.crop_px, preprocess.channels)
     exported = jax.export.export(jax.jit(run), platforms=platforms)(

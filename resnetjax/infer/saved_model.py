@@ -10,6 +10,7 @@ import jax
 from resnetjax.data.preprocess import normalize
 from resnetjax.errors import MissingExtra
 from resnetjax.infer.artifact import DESCRIPTION
+from resnetjax.infer.fold import fold
 from resnetjax.pretrained import Pretrained
 
 # Where TensorFlow Serving leaves what is not its own.
@@ -20,7 +21,8 @@ INPUT, OUTPUT = "pixels", "logits"
 def write(pretrained: Pretrained, folder: Path, *, description: str) -> None:
     """Writes a SavedModel whose signature "serving_default" takes `pixels` and gives `logits`.
 
-    Weights are TensorFlow's variables; the description is `assets.extra/description.json`.
+    Weights are TensorFlow's variables, with batch norms folded into them; the description is
+    `assets.extra/description.json`.
 
     Args:
         pretrained: The net.
@@ -41,15 +43,16 @@ def write(pretrained: Pretrained, folder: Path, *, description: str) -> None:
     if folder.exists():
         raise FileExistsError(f"{folder} exists: remove it first, or name another")
     preprocess = pretrained.preprocess
+    model, arrays = fold(pretrained.model, pretrained.variables)
     shape = (*preprocess.crop_px, preprocess.channels)
 
     def run(variables: Any, pixels: jax.Array) -> Any:
-        return pretrained.model.apply(variables, normalize(pixels, preprocess), train=False)
+        return model.apply(variables, normalize(pixels, preprocess), train=False)
 
     batch = f"(batch, {', '.join(map(str, shape))})"
     function = jax2tf.convert(run, polymorphic_shapes=[None, batch], with_gradient=False)
     module: Any = tf.Module()
-    module.net = jax.tree.map(lambda x: tf.Variable(x, trainable=False), pretrained.variables)
+    module.net = jax.tree.map(lambda x: tf.Variable(x, trainable=False), arrays)
 
     @tf.function(
         autograph=False, input_signature=[tf.TensorSpec((None, *shape), tf.uint8, name=INPUT)]

@@ -92,6 +92,17 @@ def test_a_stablehlo_file_is_a_plain_archive_for_every_platform(pretrained, tmp_
     assert described["activation"] == "softmax"
 
 
+def test_a_stablehlo_file_holds_plain_convolutions_and_no_batch_norms(pretrained, tmp_path):
+    rj.export(pretrained, tmp_path / "net.stablehlo", platforms=("cpu",))
+    with zipfile.ZipFile(tmp_path / "net.stablehlo") as archive:
+        function = jax.export.deserialize(bytearray(archive.read("function.bin")))
+    program = function.mlir_module()
+    assert "rsqrt" not in program
+    # The stem's, and two and the shortcut's a block; the only product is the head's.
+    assert program.count("stablehlo.convolution(") == 7
+    assert program.count("stablehlo.dot_general ") == 1
+
+
 def test_an_onnx_file_says_the_same_in_its_metadata(pretrained, tmp_path):
     onnx = pytest.importorskip("onnx", reason="needs onnx")
     rj.export(pretrained, tmp_path / "net.onnx")
