@@ -23,7 +23,10 @@ class Predictor:
     """From batches of uint8 images to scores, for nets that answer more than once.
 
     Batches are padded to powers of two up to `batch_size`, each of which compiles once; rows are
-    spread over the devices, and each device holds all weights. Batch norm is folded.
+    spread over the devices, and each device holds all weights. Batch norm is folded. The pixels'
+    buffers are not donated: no output is of their shape and dtype, so that nothing could take their
+    place, and JAX warns of each ("Some donated buffers were not usable", on a CPU too). They are
+    freed when their batch has run, as nothing else refers to them.
 
     Args:
         pretrained: The net.
@@ -156,8 +159,6 @@ def _scores(
     params: Variables,
     pixels: UInt8[Array, "batch height width channels"],
 ) -> Float[Array, "batch classes"]:
-    # The pixels are not donated: logits are too small to take their place, and JAX would warn. They
-    # are freed when the batch has run, as nothing else refers to them.
     images = crop_batch(pixels, preprocess) if resize else pixels
     run = apply_in_parts if in_parts else _apply
     logits = run(model, params, normalize(images, preprocess))

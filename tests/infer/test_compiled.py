@@ -17,7 +17,7 @@ from PIL import Image
 import resnetjax as rj
 from resnetjax.data.preprocess import crop, crop_batch, normalize
 from resnetjax.errors import ConfigError
-from resnetjax.infer import compiled
+from resnetjax.infer import compiled, predictor
 from resnetjax.infer.batches import in_turn
 from resnetjax.infer.compiled import for_inference
 from resnetjax.nn import functions, winograd
@@ -177,6 +177,13 @@ def test_a_batch_is_on_its_way_before_the_one_before_it_is_fetched(pre):
     next(results)
     assert taken == [0, 1]
     assert len(list(results)) == 3
+
+
+def test_jax_has_no_use_for_donated_pixels(pre):
+    scores = predictor._scores.__wrapped__
+    run = functools.partial(scores, pre.model, SMALL, "softmax", False, False)
+    with pytest.warns(UserWarning, match=r"donated buffers were not usable: uint8\[7,32,32,3\]"):
+        jax.jit(run, donate_argnums=1)(pre.variables, jax.device_put(PIXELS))
 
 
 def test_changed_weights_change_predictions(pre):
