@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tyro
-from timing import environment, extra_peak, report, spread, timed_in_turn
+from timing import environment, extra_peak, report, spread, timed_in_turn, write
 
 ROOT = Path(__file__).parent.parent
 IMAGES = (".jpg", ".jpeg")
@@ -57,6 +57,7 @@ def compare(
     *,
     grid: Literal["default", "full"] = "default",
     peers: tuple[str, ...] = (),
+    seconds: float | None = None,
     out: Path | None = None,
 ) -> None:
     """Compare `rj.compile_inference`, or training steps, with the peers that are installed.
@@ -65,14 +66,19 @@ def compare(
         kind: Which of the two.
         grid: "full" takes more nets, and every peer.
         peers: These alone, by their names in the table.
-        out: Where the JSON goes, beside the terminal; docs/benchmarks.md is renewed from it.
+        seconds: After which a case begins no further round, once three are timed; 25 by default,
+            60 in the full grid.
+        out: Where the JSON goes after each case, beside the terminal at the end; docs/benchmarks.md
+            is renewed from it.
     """
     import speed
     import speed_tables
 
-    for result in speed.compare(kind, grid, peers):
-        report(result, out)
+    result: dict[str, Any] = {}
+    for result in speed.compare(kind, grid, peers, seconds):
+        write(result, out)
         speed_tables.renew()
+    report(result, out)
 
 
 def load(*, runs: int = 15, out: Path | None = None) -> None:

@@ -1,19 +1,24 @@
 """`scripts/benchmark.py infer` and `train`: a grid of cases, every peer of each timed in turn."""
 
-import gc
+import contextlib
 import os
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
-# Before JAX and Keras are imported: PyTorch needs memory on the same device, and Keras JAX.
+# Before JAX and Keras are imported, here and in the sides' processes: these share the device's
+# memory, Keras runs on JAX, and JAX finds nothing compiled that an earlier run has left.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 os.environ.setdefault("KERAS_BACKEND", "jax")
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 
 import jax
 import jax.numpy as jnp
-from speed_peers import PEERS, Case, Peer, Run
-from timing import environment, extra_peak, is_installed, spread, timed_in_turn
+from speed_cases import Case
+from speed_peers import PEERS, Peer
+from speed_sides import Side
+from timing import environment, is_installed, spread, timed_in_turn
 
 PACKAGES = (
     "jax", "jaxlib", "flax", "optax", "numpy", "torch", "torchvision", "timm", "keras",
@@ -30,9 +35,9 @@ def cases(kind: Kind, grid: Grid, *, gpu: bool) -> list[Case]:
     """What is measured on a kind of device."""
     if gpu:
         batches = (1, 8, 32, 128, 512) if kind == "infer" else (64, 256, 512)
-        found = [Case(kind, "resnet50", batch, "bfloat16") for batch in batches]
+        found = [Case(kind, "resnet50", batch, "bfloat16", gpu=True) for batch in batches]
         others = ("resnet18", "resnet101", "resnetv2_50")
-        more = [Case(kind, net, 256, "bfloat16") for net in others]
+        more = [Case(kind, net, 256, "bfloat16", gpu=True) for net in others]
     elif kind == "infer":
         found = [Case(kind, "resnet50", batch) for batch in (1, 8, 32)]
         nets = ("resnet18", "resnet101", "resnetv2_50")
@@ -43,13 +48,16 @@ def cases(kind: Kind, grid: Grid, *, gpu: bool) -> list[Case]:
     return found + (more if grid == "full" else [])
 
 
-def compare(kind: Kind, grid: Grid, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+def compare(
+    kind: Kind, grid: Grid, names: Sequence[str], limit_s: float | None = None
+) -> Iterator[dict[str, Any]]:
     """The result so far, for JSON, after each case of a grid.
 
     Args:
         kind: What is measured.
         grid: Of which nets and batches.
         names: Of peers, beside ours; empty for all that the grid has.
+        limit_s: After which a case begins no further round; None is the grid's own.
     """
     gpu = jax.default_backend() == "gpu"
     unknown = set(names) - set(PEERS)
@@ -63,8 +71,9 @@ def compare(kind: Kind, grid: Grid, names: Sequence[str]) -> Iterator[dict[str, 
     }
     # On a machine with other work only the ratios say something.
     load, rows = os.getloadavg(), []
+    limit_s = SECONDS[grid] if limit_s is None else limit_s
     for case in cases(kind, grid, gpu=gpu):
-        rows.append(_measured(case, chosen, SECONDS[grid], gpu=gpu))
+        rows.append(_measured(case, chosen, limit_s))
         yield {
             "benchmark": {"infer": "inference", "train": "training steps"}[kind],
             "environment": environment(*PACKAGES),
@@ -75,31 +84,31 @@ def compare(kind: Kind, grid: Grid, names: Sequence[str]) -> Iterator[dict[str, 
         }
 
 
-def _measured(case: Case, chosen: dict[str, Peer], limit_s: float, *, gpu: bool) -> dict[str, Any]:
-    runs: dict[str, Run] = {}
+def _measured(case: Case, chosen: dict[str, Peer], limit_s: float) -> dict[str, Any]:
+    sides: dict[str, Side] = {}
     peers: dict[str, dict[str, Any]] = {}
-    for name, peer in chosen.items():
-        if case.kind not in peer.kinds or not getattr(case.names, peer.needs):
-            continue
-        missing = [package for package in peer.packages if not is_installed(package)]
-        if missing:
-            peers[name] = {"absent": f"{', '.join(missing)} not installed"}
-            continue
-        start = time.perf_counter()
-        try:
-            run = peer.make(case)
-            run()
-        except Exception as error:  # what one peer cannot do must not end the others' measurement
-            if name == "resnetjax":
-                raise
-            lines = str(error).strip().splitlines() or [""]
-            peers[name] = {"absent": f"{type(error).__name__}: {lines[0][:200]}"}
-            continue
-        peers[name] = {"ready_s": time.perf_counter() - start}
-        peers[name]["peak_extra_bytes"] = _peak(run, gpu=gpu, torch="torch" in peer.packages)
-        runs[name] = run
-        print(f"{case.net} {case.batch} {name}: ready", flush=True)
-    seconds = timed_in_turn(runs, runs=ROUNDS, limit_s=limit_s)
+    with contextlib.ExitStack() as stack:
+        for name, peer in chosen.items():
+            if case.kind not in peer.kinds or not getattr(case.names, peer.needs):
+                continue
+            missing = [package for package in peer.packages if not is_installed(package)]
+            if missing:
+                peers[name] = {"absent": f"{', '.join(missing)} not installed"}
+                continue
+            try:
+                sides[name] = stack.enter_context(Side(name, case))
+            except RuntimeError as error:
+                if name == "resnetjax":
+                    raise
+                peers[name] = {"absent": str(error)}
+                _tell(f"{case.net}, batch {case.batch}: {name} is absent: {error}")
+                continue
+            peers[name] = dict(sides[name].found)
+            _tell(f"{case.net}, batch {case.batch}: {name} ready in {peers[name]['ready_s']:.1f} s")
+        begun = time.perf_counter()
+        calls = {name: side.run for name, side in sides.items()}
+        seconds = timed_in_turn(calls, runs=ROUNDS, limit_s=limit_s, clock=lambda run: run())
+        spent = time.perf_counter() - begun
     peak = _matmul_flops(case.dtype)
     for name, values in seconds.items():
         pairs = zip(values, seconds["resnetjax"], strict=True)
@@ -111,27 +120,14 @@ def _measured(case: Case, chosen: dict[str, Peer], limit_s: float, *, gpu: bool)
             "share_of_matmul": rate * case.flops / case.batch / peak,
             "ours_to_theirs": spread([theirs / ours for theirs, ours in pairs]),
         }
+    rounds = len(seconds["resnetjax"])
+    _tell(f"{case.net}, batch {case.batch}: {rounds} rounds timed in {spent:.0f} s")
     row = {"net": case.net, "batch": case.batch, "dtype": case.dtype, "peers": peers}
-    runs.clear()
-    jax.clear_caches()
-    gc.collect()
     return {**row, "matmul_flops_per_second": peak}
 
 
-def _peak(run: Run, *, gpu: bool, torch: bool) -> int | None:
-    """Bytes that one call takes beyond what was held before it; None where nobody counts them."""
-    if not gpu:
-        return extra_peak(run)
-    if torch:
-        import torch as library
-
-        library.cuda.reset_peak_memory_stats()
-        before = library.cuda.memory_allocated()
-        run()
-        return library.cuda.max_memory_allocated() - before
-    statistics = jax.devices()[0].memory_stats() or {}
-    # Of all JAX programs until now, which only grows: cases are ordered by size.
-    return statistics.get("peak_bytes_in_use")
+def _tell(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
 def _matmul_flops(dtype: str) -> float:

@@ -41,24 +41,32 @@ def table(result: dict[str, Any]) -> str:
         f"{found['cpu']}, {found['cores']} cores, device {result['device']}, "
         f"Python {found['python']}; {versions}. Load average before and after: {load}.",
         "",
-        "| net, batch | | images/s | of a matrix product | ours to theirs (least–most) "
-        "| ready after | a call's memory |",
-        "|---|---|---|---|---|---|---|",
+        "| net, batch | | ms a call (least–most) | images/s | GFLOP/s | MFU "
+        "| ours to theirs (least–most) | compiled in | ready after | memory |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for case in result["cases"]:
         for name, peer in case["peers"].items():
             head = f"| {case['net']}, {case['batch']}, {case['dtype']} | {name} | "
             if "absent" in peer:
-                lines.append(f"{head}– | | | | {peer['absent'].replace('|', '/')} |")
+                lines.append(f"{head}– | | | | | | | {peer['absent'].replace('|', '/')} |")
                 continue
-            ratio, memory = peer["ours_to_theirs"], peer["peak_extra_bytes"]
+            # None, or not there in results from before it was measured.
+            compile_s, memory = peer.get("compile_s"), peer.get("memory_bytes")
             lines.append(
-                f"{head}{peer['images_per_second']:.3g} | {peer['share_of_matmul']:.0%} | "
-                f"{ratio['median']:.2f} ({ratio['min']:.2f}–{ratio['max']:.2f}) | "
+                f"{head}{_spread(peer['seconds'], 1e3, 1)} | {peer['images_per_second']:.3g} | "
+                f"{peer['flops_per_second'] / 1e9:.0f} | {peer['share_of_matmul']:.0%} | "
+                f"{_spread(peer['ours_to_theirs'], 1, 2)} | "
+                f"{'–' if compile_s is None else f'{compile_s:.1f} s'} | "
                 f"{peer['ready_s']:.1f} s | "
                 f"{'–' if memory is None else f'{memory / 2**20:.0f} MiB'} |"
             )
     return "\n".join([*lines, "", ""])
+
+
+def _spread(values: dict[str, float], scale: float, digits: int) -> str:
+    median, least, most = (values[key] * scale for key in ("median", "min", "max"))
+    return f"{median:.{digits}f} ({least:.{digits}f}–{most:.{digits}f})"
 
 
 if __name__ == "__main__":

@@ -11,10 +11,21 @@ from pathlib import Path
 from typing import Any
 
 
+def seconds_of(call: Callable[[], Any]) -> float:
+    """How long a call takes."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
 def timed_in_turn(
-    calls: dict[str, Callable[[], Any]], *, runs: int, limit_s: float = float("inf")
+    calls: dict[str, Callable[[], Any]],
+    *,
+    runs: int,
+    limit_s: float = float("inf"),
+    clock: Callable[[Callable[[], Any]], float] = seconds_of,
 ) -> dict[str, list[float]]:
-    """Seconds of each call, A B A B ..., after two untimed rounds.
+    """Seconds of each call, as `clock` has them, A B A B ..., after two untimed rounds.
 
     Past `limit_s` no further round is begun, once three are timed; the untimed ones count.
     """
@@ -24,20 +35,29 @@ def timed_in_turn(
         if run >= 3 and time.perf_counter() - begun > limit_s:
             break
         for name, call in calls.items():
-            start = time.perf_counter()
-            call()
+            taken = clock(call)
             if run >= 0:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(taken)
     return seconds
 
 
 def extra_peak(call: Callable[[], Any]) -> int:
     """Bytes of resident memory at a call's peak above what was there before (Linux)."""
+    before = resident_bytes()
+    return peak_bytes(call) - before
+
+
+def peak_bytes(call: Callable[[], Any]) -> int:
+    """Bytes of resident memory at a call's peak (Linux)."""
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak to the present
-    before = _status_bytes("VmRSS")
     kept = call()
     del kept
-    return _status_bytes("VmHWM") - before
+    return _status_bytes("VmHWM")
+
+
+def resident_bytes() -> int:
+    """Bytes of resident memory at present (Linux)."""
+    return _status_bytes("VmRSS")
 
 
 def spread(values: list[float]) -> dict[str, float]:
@@ -76,11 +96,15 @@ def is_installed(package: str) -> bool:
 
 def report(result: dict[str, Any], out: Path | None) -> None:
     """Prints the result as JSON, and writes it where asked."""
-    text = json.dumps(result, indent=1)
-    print(text)
+    print(json.dumps(result, indent=1))
+    write(result, out)
+
+
+def write(result: dict[str, Any], out: Path | None) -> None:
+    """Writes the result as JSON where asked."""
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(text + "\n", encoding="utf-8")
+        out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 def _status_bytes(field: str) -> int:
