@@ -218,6 +218,27 @@ def test_the_numbers_of_eight_bits_are_those_of_the_committed_result():
     assert 0.2 < sizes["int8"] / sizes["float32"] < 0.3  # "a quarter"
 
 
+def test_the_numbers_of_eight_bits_by_xla_are_those_of_the_committed_result():
+    result = json.loads((ROOT / "benchmarks" / "results" / "int8-xla-cpu.json").read_text())
+    onnx = json.loads((ROOT / "benchmarks" / "results" / "int8-cpu.json").read_text())["resnet50"]
+    text = " ".join(DEPLOY.read_text().split())
+    one, eight = (result[f"batch_{n}"]["times_faster"] for n in (1, 8))
+    all_of_it, mixed = (
+        [f"{found[name]['median']:.1f}" for found in (one, eight)]
+        for name in ("int8", "faster of both")
+    )
+    assert f"are {all_of_it[0]} times as fast from int8 to int8 as in float32" in text
+    assert f"for one image and {all_of_it[1]} times for eight" in text
+    assert f"and {mixed[0]} and {mixed[1]} times where each takes the faster" in text
+    for n in (1, 8):  # "gains less"
+        batch = f"batch_{n}"
+        most = result[batch]["times_faster"]["faster of both"]["median"]
+        assert most < onnx[batch]["times_faster"]["median"]
+        stem = result[batch]["layers"][0]
+        assert stem["layer"].startswith("7x7/2")
+        assert stem["times_faster"]["median"] < 1  # "the stem float32"
+
+
 @pytest.fixture
 def with_a_net(tmp_path, monkeypatch):
     """The folder that docs/features.md begins in: a net, a picture and a folder of them."""
