@@ -84,8 +84,8 @@ def detect(
         some = ", ".join(list(arrays)[:4])
         raise UnsupportedFile(
             f"{source}: the names of its arrays ({some}, ...) are of no dialect that is known "
-            f"({', '.join(DIALECTS)}); where blocks are counted over all stages, as Flax does, a net "
-            "of other depths than the papers' needs config="
+            f"({', '.join(DIALECTS)}); where blocks are counted over all stages, as Flax does, a "
+            "net of other depths than the papers' needs config="
         )
     probe, detection = next((probe, detection) for fit, probe, detection in found if fit == best)
     return detection if known else _name(detection, probe.theirs, hidden=probe.hidden)
