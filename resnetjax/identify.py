@@ -130,10 +130,9 @@ def _as_described(
 
 # By whether the stem is that of a net for CIFAR, and the number of classes.
 _KNOWN_LABELS = {
-    (False, 1000): "imagenet_1k",
-    (False, 1001): "imagenet_1k_background",
     (True, 10): "cifar10",
     (True, 100): "cifar100",
+    **{(False, classes): name for classes, name in label_sets.IMAGENETS.items()},
 }
 
 
@@ -171,8 +170,7 @@ def labels_of(
     if described and described.labels and len(described.labels.names) == classes:
         return described.labels, ()
     if published:
-        known = published.labels in label_sets.names()
-        return (label_sets.get(published.labels) if known else None), ()
+        return (label_sets.get(published.labels) if published.labels else None), ()
     if described and described.layout == "transformers" and not described.labels:
         return None, ()  # each class has a placeholder there, which says that names are unknown
     known = _KNOWN_LABELS.get((found.config.stem == "conv3", classes))

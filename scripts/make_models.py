@@ -12,9 +12,10 @@ PAGE = Path(__file__).parents[1] / "docs" / "models.md"
 HEAD = """# Published weights
 
 `resnetjax.load("resnet50.tv2_in1k")` fetches a weight once into the cache (`$RESNETJAX_HOME`),
-checks it at every use, and knows its preprocessing and labels. `resnetjax names 'resnet50.*'` lists
-the same on the command line. This page is written by `scripts/make_models.py` from
-`resnetjax/weights/published.tsv`.
+checks it at every use, and knows its preprocessing and labels: the names, and WordNet ids, of
+ImageNet-1k, of the 21,843 classes of `*_in21k` and of the 11,821 of `*_in12k`.
+`resnetjax names 'resnet50.*'` lists the same on the command line. This page is written by
+`scripts/make_models.py` from `resnetjax/weights/published.tsv`.
 
 Accuracies are the publishers', on ImageNet-1k's validation set (CIFAR-10's test set for `cifar_*`),
 in percent, at the size of image that is given; nobody measured what is left empty. "check" is what

@@ -317,6 +317,19 @@ def test_predict_prints_the_likeliest_labels_first(run, net, pre, photos):
     assert lines == wanted
 
 
+def test_predict_names_what_a_net_of_imagenet_21k_sees(run, photos, tmp_path):
+    config = CONFIG.replace(stem="conv7", stem_pool="max", shortcut="conv", num_classes=21_843)
+    model, variables = rj.create(config, rng=0)
+    head = variables["params"]["head"]
+    head["bias"] = head["bias"].at[9205].set(1000.0)
+    net = rj.Pretrained(model=model, variables=variables, preprocess=SMALL)
+    rj.save(net, tmp_path / "net.safetensors", dialect="timm")
+    code, out, err = run("predict", tmp_path / "net.safetensors", photos / "b.jpg", "--top", 1)
+    assert code == 0
+    assert "21843 classes are those of imagenet_21k (labels= decides)" in err
+    assert out.splitlines()[1] == "    1.0000  picture, image, icon, ikon (9205)"
+
+
 def test_predict_takes_the_images_of_a_directory_and_below_in_order(run, net, photos):
     code, out, err = run("predict", net, photos, "--top", 1)
     assert (code, err) == (0, "")

@@ -143,8 +143,9 @@ def test_the_problem_type_decides_what_turns_logits_into_predictions(
     assert found.labels.activation == activation
 
 
-def test_labels_that_are_imagenets_get_their_wordnet_ids(describe):
-    imagenet = label_sets.get("imagenet_1k")
+@pytest.mark.parametrize("name", ["imagenet_1k", "imagenet_12k", "imagenet_21k"])
+def test_labels_that_are_imagenets_get_their_wordnet_ids(describe, name):
+    imagenet = label_sets.get(name)
     names = {str(i): name for i, name in enumerate(imagenet.names)}
     assert describe({**TRANSFORMERS, "id2label": names}).labels == imagenet
 

@@ -312,6 +312,13 @@ def test_a_bare_file_says_neither_architecture_nor_images_nor_labels(resnet18):
     assert classes == "1000 classes are those of imagenet_1k (labels= decides)"
 
 
+@pytest.mark.parametrize(("classes", "known"), [(11_821, "imagenet_12k"), (21_843, "imagenet_21k")])
+def test_the_large_imagenets_are_known_by_their_number_of_classes(write, load, classes, known):
+    path = write("timm", TINY.replace(num_classes=classes))
+    assert assumptions(path)[-1] == f"{classes} classes are those of {known} (labels= decides)"
+    assert load(path).labels == label_sets.get(known)
+
+
 def test_the_warning_points_at_the_callers_line(resnet18):
     with pytest.warns(AssumptionWarning, match="does not say everything") as caught:
         zoo.load(resnet18)

@@ -44,7 +44,10 @@ EVERYTHING = Wanted()
 
 def with_ids(labels: Labels) -> Labels:
     """ImageNet's labels with their WordNet ids, and readable where a file gives only the ids."""
-    imagenet = label_sets.get("imagenet_1k")
+    name = label_sets.IMAGENETS.get(len(labels.names))
+    if name is None:
+        return labels
+    imagenet = label_sets.get(name)
     if labels.ids == imagenet.ids and labels.names == labels.ids:
         return replace(labels, names=imagenet.names)
     return replace(labels, ids=imagenet.ids) if labels.names == imagenet.names else labels

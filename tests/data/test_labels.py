@@ -30,6 +30,26 @@ def test_imagenet_classes_are_where_every_framework_has_them(index, wordnet_id, 
     assert (imagenet.ids[index], imagenet.names[index]) == (wordnet_id, name)
 
 
+@pytest.mark.parametrize(("name", "count"), [("imagenet_12k", 11_821), ("imagenet_21k", 21_843)])
+def test_the_large_imagenets_have_a_name_for_each_of_their_ids_in_order(name, count):
+    found = labels.get(name)
+    assert found.ids is not None
+    assert len(set(found.ids)) == len(found.names) == count
+    assert list(found.ids) == sorted(found.ids)
+    assert all(name.strip() == name != "" for name in found.names)
+
+
+def test_a_synset_has_one_name_in_all_imagenets():
+    large, middle, small = (
+        dict(zip(found.ids or (), found.names, strict=True))
+        for found in map(labels.get, ("imagenet_21k", "imagenet_12k", "imagenet_1k"))
+    )
+    assert middle.items() <= large.items()
+    # The teddy bear is not among Google's.
+    assert small.items() - large.items() == {("n04399382", "teddy, teddy bear")}
+    assert len(small.items() & middle.items()) == 993
+
+
 def test_imagenet_samples_are_named_by_an_id_and_one_of_its_lemmas(shared_data):
     imagenet = labels.get("imagenet_1k")
     assert imagenet.ids is not None

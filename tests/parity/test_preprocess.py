@@ -10,9 +10,11 @@ import keras
 import keras_hub
 import numpy as np
 import pytest
+import timm
 import torch
 from keras.src.backend.jax.image import resize as keras_jax_resize
 from PIL import Image
+from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 from timm.data.transforms_factory import transforms_imagenet_eval
 from torchvision.models import ResNet50_Weights
 from torchvision.models._meta import _IMAGENET_CATEGORIES
@@ -50,6 +52,7 @@ from resnetjax.data.preprocess_formats import (
     to_timm,
     to_transformers,
 )
+from resnetjax.weights import sources
 
 pytestmark = pytest.mark.parity
 
@@ -302,3 +305,23 @@ def test_imagenet_names_hold_those_of_torchvision():
     ]
     # torchvision tells these two from their namesakes.
     assert differing == [("crane bird", "crane"), ("maillot tank suit", "maillot, tank suit")]
+
+
+@pytest.mark.parametrize("subset", ["imagenet-1k", "imagenet-12k", "imagenet-21k-goog"])
+def test_imagenet_labels_are_those_of_timm_in_its_order(subset):
+    theirs = ImageNetInfo(subset)
+    ours = labels.get(subset.removesuffix("-goog").replace("-", "_"))
+    assert list(ours.ids or ()) == theirs.label_names()
+    assert list(ours.names) == theirs.label_descriptions()
+
+
+def test_published_heads_have_the_labels_that_timm_gives_them():
+    assert "timm" in {weights.publisher for weights in sources.WEIGHTS.values()}
+    for weights in sources.WEIGHTS.values():
+        if weights.publisher == "timm" and weights.num_classes:
+            config = timm.get_pretrained_cfg(weights.name).to_dict()
+            subset = infer_imagenet_subset(config)
+            assert subset is not None
+            theirs = ImageNetInfo(subset).label_names()
+            assert weights.labels is not None
+            assert list(labels.get(weights.labels).ids or ()) == theirs, weights.name
