@@ -24,7 +24,7 @@ from resnetjax.data.preprocess import normalize
 from resnetjax.errors import AssumptionWarning
 from resnetjax.train.optimizer import make_optimizer, make_schedule
 from resnetjax.train.recipe import Model, Optimizer, Recipe, Schedule
-from resnetjax.train.state import create_state
+from resnetjax.train.state import by_path, create_state
 from resnetjax.train.step import make_model, make_train_step
 
 pytestmark = [
@@ -34,6 +34,7 @@ pytestmark = [
 ]
 
 CLASSES, HIDDEN, EDGE_PX, BATCH, STEPS = 5, 7, 33, 6, 20
+DENSE = ("hidden", "head")
 TOLERANCE = 1e-6
 RATE, MOMENTUM = 0.0625, 0.875  # exact in the float32 of our schedule
 # Pixels that are exact in float32 once normalised.
@@ -177,6 +178,59 @@ def train_ours(pre: rj.Pretrained, weights: list[list[np.ndarray]], *frozen: str
     return losses, variables, state.variables
 
 
+class Classifier(nn.Module):
+    """A head of two layers on a net that has none."""
+
+    backbone: rj.ResNet
+    hidden: int
+
+    @nn.compact
+    def __call__(self, images: Any, *, train: bool = False) -> Any:
+        x = self.backbone(images, train=train)
+        x = nn.relu(nn.Dense(self.hidden, name="hidden")(x))
+        return nn.Dense(CLASSES, name="head")(x)
+
+
+def train_classifier(
+    pre: rj.Pretrained,
+    backbone: Any,
+    weights: list[list[np.ndarray]],
+    *frozen: str,
+    optimizer: optax.GradientTransformation,
+) -> Any:
+    """Losses, and variables after, of a loop of one's own."""
+    model = pre.model.clone(frozen=frozen, dtype=jnp.float64)
+    classifier = Classifier(model, hidden=weights[0][1].size)
+    dense = {n: {"kernel": k, "bias": b} for n, (k, b) in zip(DENSE, weights, strict=True)}
+    params = {"backbone": backbone["params"], **widened(dense)}
+    statistics = {"backbone": backbone["batch_stats"]}
+    fixed = {f"backbone/{name}" for name in model.frozen_names}
+    groups = by_path(lambda path, _: "frozen" if path in fixed else "trained", params)
+    chosen = optax.partition({"trained": optimizer, "frozen": optax.set_to_zero()}, groups)
+
+    def loss_of(params: Any, statistics: Any, images: Any, labels: Any) -> Any:
+        logits, updates = classifier.apply(
+            {"params": params, "batch_stats": statistics}, normalize(images, EXACT),
+            train=True, mutable=["batch_stats"],
+        )  # fmt: skip
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+        return loss, updates.get("batch_stats", statistics)
+
+    @jax.jit
+    def step(params: Any, statistics: Any, state: Any, images: Any, labels: Any) -> Any:
+        (loss, statistics), grads = jax.value_and_grad(loss_of, has_aux=True)(
+            params, statistics, images, labels
+        )
+        updates, state = chosen.update(grads, state, params)
+        return optax.apply_updates(params, updates), statistics, state, loss
+
+    state, losses = chosen.init(params), []
+    for images, labels in batches():
+        params, statistics, state, loss = step(params, statistics, state, images, labels)
+        losses.append(float(loss))
+    return losses, {"params": params, "batch_stats": statistics}
+
+
 def flat(variables: Any) -> dict[str, np.ndarray]:
     return {
         name: np.asarray(value)
@@ -191,6 +245,14 @@ def assert_same_backbone(ours: Any, whole: keras.Model, folder: Any) -> None:
     for name, value in flat(ours).items():
         if not name.startswith("head/"):
             np.testing.assert_allclose(value, theirs[name], rtol=1e-7, atol=TOLERANCE, err_msg=name)
+
+
+def assert_same_dense(ours: Any, model: keras.Model) -> None:
+    """Of a head of two layers."""
+    for name, layer in zip(DENSE, model.layers[-2:], strict=True):
+        for leaf, value in zip(("kernel", "bias"), layer.get_weights(), strict=True):
+            found = ours["params"][name][leaf]
+            np.testing.assert_allclose(found, value, atol=TOLERANCE, rtol=0)
 
 
 def assert_moved(
@@ -233,44 +295,13 @@ def test_a_custom_head_on_frozen_features_learns_as_in_keras(tmp_path):
     pre = load(whole, tmp_path)
     base, model = headed(whole, new)
     base.trainable = False
-    theirs = train_keras(model, keras.optimizers.Adam(RATE, epsilon=1e-12))
-
-    class Classifier(nn.Module):
-        backbone: rj.ResNet
-
-        @nn.compact
-        def __call__(self, images, *, train=False):
-            x = self.backbone(images, train=train)
-            x = nn.relu(nn.Dense(HIDDEN, name="hidden")(x))
-            return nn.Dense(CLASSES, name="head")(x)
-
-    classifier = Classifier(pre.model.clone(frozen=("stem", "stage*"), dtype=jnp.float64))
-    names = ("hidden", "head")
-    trained = {n: {"kernel": k, "bias": b} for n, (k, b) in zip(names, new, strict=True)}
-    fixed = widened(pre.variables)
-    optimizer = optax.adam(RATE, eps=1e-12)
-
-    def loss_of(trained, images, labels):
-        params = {"backbone": fixed["params"], **trained}
-        variables = {"params": params, "batch_stats": {"backbone": fixed["batch_stats"]}}
-        logits = classifier.apply(variables, normalize(images, EXACT), train=True)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-
-    @jax.jit
-    def step(trained, state, images, labels):
-        loss, grads = jax.value_and_grad(loss_of)(trained, images, labels)
-        updates, state = optimizer.update(grads, state)
-        return optax.apply_updates(trained, updates), state, loss
-
-    trained = widened(trained)
-    state, losses = optimizer.init(trained), []
-    for images, labels in batches():
-        trained, state, loss = step(trained, state, images, labels)
-        losses.append(float(loss))
+    theirs = train_keras(model, keras.optimizers.Adam(RATE, epsilon=1e-20))
+    losses, end = train_classifier(
+        pre, widened(pre.variables), new, "stem", "stage*",
+        optimizer=optax.adam(RATE, eps=1e-20),
+    )  # fmt: skip
     np.testing.assert_allclose(losses, theirs, atol=TOLERANCE, rtol=0)
-    for name, layer in zip(names, model.layers[-2:], strict=True):
-        for leaf, value in zip(("kernel", "bias"), layer.get_weights(), strict=True):
-            np.testing.assert_allclose(trained[name][leaf], value, atol=TOLERANCE, rtol=0)
+    assert_same_dense(end, model)
 
 
 def test_a_net_unfrozen_from_a_layer_on_learns_as_in_keras(tmp_path):
@@ -287,6 +318,52 @@ def test_a_net_unfrozen_from_a_layer_on_learns_as_in_keras(tmp_path):
     assert_same_backbone(end, whole, tmp_path)
     assert_moved(before, snapshot(base), lambda name: name.startswith("conv5"))
     assert_moved(flat(start), flat(end), lambda name: name.startswith(("stage4", "head/")))
+
+
+def test_the_three_steps_as_one_workflow_learn_as_in_keras(tmp_path):
+    whole, new = build(), head(32, CLASSES, CLASSES)
+    pre = load(whole, tmp_path)
+    original = flat(pre.variables)
+
+    # A dense layer on frozen features.
+    base, model = headed(whole, new[:1])
+    base.trainable = False
+    before = snapshot(base)
+    theirs = train_keras(model, sgd())
+    losses, _, ours = train_ours(pre, new[:1], "stem", "stage*")
+    np.testing.assert_allclose(losses, theirs, atol=TOLERANCE, rtol=0)
+
+    # A custom head on them: that layer as it is now, and another one.
+    base, model = headed(whole, [model.layers[-1].get_weights(), new[1]])
+    base.trainable = False
+    theirs = train_keras(model, keras.optimizers.Adam(RATE, epsilon=1e-20))
+    first = ours["params"].pop("head")
+    losses, ours = train_classifier(
+        pre, ours, [[first["kernel"], first["bias"]], new[1]], "stem", "stage*",
+        optimizer=optax.adam(RATE, eps=1e-20),
+    )  # fmt: skip
+    np.testing.assert_allclose(losses, theirs, atol=TOLERANCE, rtol=0)
+    assert_same_dense(ours, model)
+    assert_moved(before, snapshot(base), lambda name: False)
+    backbone = {kind: tree["backbone"] for kind, tree in ours.items()}
+    assert_moved(original, flat(backbone), lambda name: False)
+
+    # Unfrozen from a layer on.
+    base.trainable = True
+    begin = next(i for i, layer in enumerate(base.layers) if layer.name.startswith("conv5"))
+    for layer in base.layers[:begin]:
+        layer.trainable = False
+    theirs = train_keras(model, sgd())
+    dense = [[ours["params"][name][leaf] for leaf in ("kernel", "bias")] for name in DENSE]
+    losses, ours = train_classifier(
+        pre, backbone, dense, "up to stage3", optimizer=optax.sgd(RATE, MOMENTUM)
+    )
+    np.testing.assert_allclose(losses, theirs, atol=TOLERANCE, rtol=0)
+    assert_same_dense(ours, model)
+    backbone = {kind: tree["backbone"] for kind, tree in ours.items()}
+    assert_same_backbone(backbone, whole, tmp_path)
+    assert_moved(before, snapshot(base), lambda name: name.startswith("conv5"))
+    assert_moved(original, flat(backbone), lambda name: name.startswith("stage4"))
 
 
 def test_a_net_whose_norms_are_frozen_learns_as_in_keras(tmp_path):
