@@ -89,7 +89,8 @@ class Order:
     def __post_init__(self) -> None:
         if self.length < self.batch_size:
             raise ConfigError(
-                f"batch_size={self.batch_size} is not allowed: the data has {self.length} examples"
+                f"batch_size={self.batch_size} is not allowed: the data has {self.length} examples "
+                f"to train on; use {self.length} or less, as --batch-size {self.length}"
             )
 
     @property

@@ -83,7 +83,7 @@ def make_optimizer(
 
     Gradients are clipped first, each unit before the whole (timm's order). Frozen parts get updates
     of zero, count for no norm and have no state. Parts that are unfrozen later have theirs from the
-    beginning, and it starts with their first update.
+    beginning, and it starts with their first update, as their own warm-up does.
 
     Args:
         recipe: Its `optimizer`, `schedule` and what `model` says of freezing are read.
@@ -103,17 +103,23 @@ def make_optimizer(
     groups = training_groups(recipe, names)
     factors = rate_factors(chosen, names)
 
-    def directions(start: int) -> list[optax.GradientTransformation]:
-        parts = _directions(chosen, lambda count: rate(jnp.add(count, start)))
+    def directions(start: int, warmup: int) -> list[optax.GradientTransformation]:
+        def own_rate(count: ArrayLike) -> Float[Array, ""]:
+            risen = jnp.minimum(jnp.divide(count, warmup), 1) if warmup else 1.0
+            return rate(jnp.add(count, start)) * risen
+
+        parts = _directions(chosen, own_rate)
         scaled = any(factor != 1 for factor in factors.values())
         return [*parts, _scale_by(factors)] if scaled else parts
 
-    steps = directions(0)
+    steps = directions(0, 0)
     if "thawed" in groups.values():
         start = unfreezing_step(recipe, steps_per_epoch=steps_per_epoch) or 0
+        warmup = round(recipe.schedule.unfreezing_warmup_epochs * steps_per_epoch)
         # Its counts and moments begin when it does, as those of a new optimiser would.
         thawed = optax.conditionally_mask(
-            optax.chain(*directions(start)), lambda step, **_: jnp.greater_equal(step, start)
+            optax.chain(*directions(start, warmup)),
+            lambda step, **_: jnp.greater_equal(step, start),
         )
         steps = [
             optax.partition({"trained": optax.chain(*steps), "thawed": thawed}, _labels(groups))

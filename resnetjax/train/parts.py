@@ -197,6 +197,8 @@ class Schedule:
         warmup_epochs: Length of the warm-up before that.
         warmup_kind: "linear" from `warmup_factor` to 1, or "constant" at that factor (He 2015).
         warmup_factor: Where the rise begins.
+        unfreezing_warmup_epochs: How long the rate of what is unfrozen later rises from 0 to that
+            of all else, from the unfreezing on.
         final_factor: Where the fall ends.
         power: Of "polynomial"; 1 is linear.
         milestones: Of "steps": shares of the whole run.
@@ -207,6 +209,7 @@ class Schedule:
     warmup_epochs: float = 0.0
     warmup_kind: Literal["linear", "constant"] = "linear"
     warmup_factor: float = 0.0
+    unfreezing_warmup_epochs: float = 0.0
     final_factor: float = 0.0
     power: float = 2.0
     milestones: tuple[float, ...] = (0.5, 0.75)
@@ -214,7 +217,13 @@ class Schedule:
 
     def __post_init__(self) -> None:
         check_types(self)
-        for name in ("warmup_epochs", "warmup_factor", "final_factor", "milestone_factor"):
+        for name in (
+            "warmup_epochs",
+            "warmup_factor",
+            "unfreezing_warmup_epochs",
+            "final_factor",
+            "milestone_factor",
+        ):
             require(self, name, getattr(self, name) >= 0, "0 or more")
         increasing = list(self.milestones) == sorted(set(self.milestones))
         require(

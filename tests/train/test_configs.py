@@ -38,7 +38,7 @@ RUNS = {
     "cifar10_resnetv2": (1_703_258, CIFAR, (0.01, 0.1, 0.01, 0.001)),
     "cifar10_fast": (8_238_666, CIFAR, (9 / 38.333333, 9 / 7.6666667, 4.5 / 7.6666667, 0)),
     # ResNet-50 of 10 classes; a thousand images.
-    "finetune": (RESNET50 - 2049 * 990, 1_000, (0, 0.03, 0.015, 0)),
+    "finetune": (RESNET50 - 2049 * 990, 1_000, (0, 0.02, 0.01, 0)),
     "digits_resnet8": (77_754, DIGITS, (0, 0.1, 0.05, 0)),
 }
 
@@ -244,7 +244,8 @@ SOURCES = {
         "schedule.warmup_factor": 0.2,
     },
     "finetune": {
-        "model.frozen": ("[!h]*",),
+        "model.frozen": ("[!h]*/kernel", "[!h]*/scale", "[!h]*/bias"),
+        "schedule.unfreezing_warmup_epochs": 2,
         "class_weights": "balanced",
         "data.held_out": 0.2,
         "precision": "float32",

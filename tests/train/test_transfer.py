@@ -131,6 +131,25 @@ def test_what_is_unfrozen_later_begins_as_a_new_optimiser_would_at_that_rate(nam
         np.testing.assert_allclose(params["stem"]["kernel"], expected["kernel"], rtol=1e-6)
 
 
+def test_what_is_unfrozen_rises_to_the_rate_of_all_else_from_the_unfreezing_on():
+    recipe = Recipe(
+        model=Model(frozen=("stem",), unfreeze_after_epochs=1),
+        optimizer=Optimizer(learning_rate=0.5, momentum=0.0, weight_decay=0.0),
+        schedule=Schedule(kind="constant", unfreezing_warmup_epochs=2),
+        epochs=9,
+        batch_size=8,
+    )
+    params = {part: {"kernel": jnp.zeros(())} for part in ("stem", "head")}
+    optimizer = make_optimizer(recipe, params, steps_per_epoch=2)
+    state, steps = optimizer.init(params), []
+    for _ in range(8):
+        updates, state = optimizer.update(jax.tree.map(jnp.ones_like, params), state, params)
+        steps.append([-float(updates[part]["kernel"]) for part in ("stem", "head")])
+    stem, head = zip(*steps, strict=True)
+    assert stem == (0, 0, 0, 0.125, 0.25, 0.375, 0.5, 0.5)
+    assert head == (0.5,) * 8
+
+
 # ---- Starting from weights.
 
 
