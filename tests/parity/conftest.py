@@ -18,7 +18,8 @@ if importlib.util.find_spec("torch"):
     from tests.parity import torchvision_shim
 
     torchvision_shim.install()
-    torch.set_num_threads(2)
+    # One of several processes shares the cores with the others; threads that wait are busy.
+    torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 else:
 
     class WithoutTorch(pytest.Module):
