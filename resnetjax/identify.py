@@ -150,8 +150,8 @@ def preprocess_of(
     if told:
         return told, ()
     dialect = found.dialect
-    if dialect is keras_dialects.KERAS_ORDER:  # a file of any of Keras's systems
-        systems = (x for x in keras_dialects.ALL if not x.numbered)
+    if dialect is keras_dialects.KERAS_ORDER:  # a file of one of several systems
+        systems = keras_dialects.IN_ORDER
         dialect = next((x for x in systems if not inexpressible(x, found.config)), dialect)
     if found.config.stem == "conv3" and dialect.preprocess.crop_px != (32, 32):
         dialect = torch_dialects.AKAMASTER  # whose are the CIFAR nets

@@ -22,13 +22,15 @@ from speed_cases import Case
 from speed_peers import PEERS
 from timing import peak_bytes, resident_bytes, seconds_of
 
+_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux's prctl.h
+
 
 class Side:
     """A peer made ready for a case.
 
     Attributes:
-        found: `compile_s` (None where nothing is compiled), `ready_s` from the library's start to
-            the first call's end, and `memory_bytes` of a call (None where nobody counts them).
+        found: `compile_s` (None where nothing is compiled), `ready_s` from making the model to the
+            first call's end, and `memory_bytes` of a call (None where nobody counts them).
 
     Raises:
         RuntimeError: The peer cannot do it; its own error's first line says why.
@@ -43,7 +45,7 @@ class Side:
         theirs.close()
         try:
             self.found: dict[str, Any] = self._answer()
-        except RuntimeError:
+        except BaseException:
             self.end()
             raise
         self._signal(signal.SIGSTOP)
@@ -62,8 +64,7 @@ class Side:
     def run(self) -> float:
         """One batch or step; the seconds that it took there."""
         self._signal(signal.SIGCONT)
-        self._pipe.send("run")
-        seconds = self._answer()
+        seconds = self._answer("run")
         self._signal(signal.SIGSTOP)
         return seconds
 
@@ -82,10 +83,12 @@ class Side:
         assert pid is not None
         os.kill(pid, number)
 
-    def _answer(self) -> Any:
+    def _answer(self, question: str | None = None) -> Any:
         try:
+            if question:
+                self._pipe.send(question)
             answer = self._pipe.recv()
-        except EOFError:
+        except (EOFError, OSError):
             self._process.join()
             raise RuntimeError(f"its process ended: {self._process.exitcode}") from None
         if isinstance(answer, str):
@@ -94,6 +97,7 @@ class Side:
 
 
 def _serve(name: str, case: Case, pipe: Connection, folder: str) -> None:
+    ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)  # stopped, it would outlive it
     os.dup2(2, 1)  # what libraries print is no part of the result
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder  # empty: PyTorch finds nothing compiled there
     try:

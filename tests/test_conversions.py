@@ -95,6 +95,7 @@ def test_a_conversion_gives_the_file_that_the_target_has_of_the_same_net(
         ("transformers", "resnet50_v1", "torchvision", "stride_on='reduce'"),
         ("transformers", "resnet50", "torchvision", "strides=(2, 2, 2, 2)"),
         ("transformers", "resnet50", "timm", "strides=(2, 2, 2, 2)"),
+        ("timm", "resnet18", "torchvision", "output_stride=8"),
         ("kerashub", "kerashub_resnet18_vd", "timm", "projections=(True, True, True, True)"),
         ("keras_v2", "keras_resnet50v2", "timm_v2", "stride_block='last'"),
         ("timm", "resnet50d", "transformers", "stem='deep'"),
@@ -114,6 +115,8 @@ def test_a_system_that_has_no_such_net_is_told_by_its_field(tmp_path, source, ar
     config = get(arch).replace(widths=(64, 64, 64, 64), depths=(1, 1, 1, 1))
     if field.startswith("strides="):  # Transformers' downsample_in_first_stage
         config = config.replace(strides=(2, 2, 2, 2))
+    if field == "output_stride=8":
+        config = config.replace(output_stride=8)
     before = disturbed(config, preprocess=dialects.get(source).preprocess)
     ending = {"keras_v2": ".h5", **ENDINGS}[source]
     saving.save(before, tmp_path / f"net{ending}", dialect=source)

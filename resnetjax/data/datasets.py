@@ -118,7 +118,9 @@ def _of_folder(root: Path, cache: Path | None) -> _Openers:
         raise UnsupportedFile(f"{root} has several data sets: open one of {listed}")
     if any((root / name).is_file() for name in TARS.values()):
         return _imagenet(root, cache)
-    if cifar := cifar_splits(root, files, folders):
+    # Beside folders of splits, CIFAR's own is another data set, as a download leaves it.
+    beside = split_names.WORDS.isdisjoint(folders)
+    if cifar := cifar_splits(root, files, folders if beside else ()):
         return cifar
     for name in folders:
         if name in split_names.WORDS or name in ("data", "default"):

@@ -71,6 +71,7 @@ class Order:
         seed: Of the permutations.
         repeats: Times that a batch shows each of its images; as far from one another as can be,
             for what takes a part of the batch to see each but once.
+        parts: That a step takes the batch in, each of every n-th row.
 
     Example:
         >>> order = Order(length=10, batch_size=4, seed=0)
@@ -84,6 +85,7 @@ class Order:
     batch_size: int
     seed: int
     repeats: int = 1
+    parts: int = 1
     _epochs: dict[int, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -102,8 +104,9 @@ class Order:
         """The examples of a step, row by row."""
         epoch, batch = divmod(step, self.steps_per_epoch)
         rows = np.arange(batch * self.batch_size, (batch + 1) * self.batch_size)
-        spread = [rows[first :: self.repeats] for first in range(self.repeats)]
-        return self._permutation(epoch)[np.concatenate(spread) // self.repeats]
+        spread = np.concatenate([rows[first :: self.repeats] for first in range(self.repeats)])
+        in_parts = spread.reshape(self.parts, -1).T.ravel()
+        return self._permutation(epoch)[in_parts // self.repeats]
 
     def _permutation(self, epoch: int) -> Int64[np.ndarray, " length"]:
         if epoch not in self._epochs:

@@ -89,7 +89,11 @@ class Setup:
         self.mesh = make_mesh(model=recipe.parallelism.model)
         self.rows = local_rows(self.mesh, recipe.batch_size)
         self.order = Order(
-            len(self.train_data), recipe.batch_size, recipe.seed, recipe.augmentation.repeats
+            len(self.train_data),
+            recipe.batch_size,
+            recipe.seed,
+            recipe.augmentation.repeats,
+            recipe.optimizer.accumulate,
         )
         self.total_steps = total_steps(recipe, self.order.steps_per_epoch)
         if not self.total_steps:

@@ -253,6 +253,9 @@ KERAS_ORDER = Dialect(
     expresses={},
 )
 
+# Whose files those of KERAS_ORDER are.
+IN_ORDER = (KERAS, KERAS_V2, KERASCV, KERASCV_V2)
+
 ALL = (
     KERAS,
     KERAS_V2,

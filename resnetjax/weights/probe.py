@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Any, get_args
 
 import numpy as np
@@ -176,7 +177,7 @@ class Probe:
     def _pruned(
         self, depths: tuple[int, ...], blocks: list[str], skeleton: ResNetConfig
     ) -> dict[str, Any]:
-        """The channels of every block where blocks of a stage differ in them; {} where none do.
+        """The channels of every block, if no net has them that is not pruned; else {}.
 
         What a stage had before pruning no array tells: its width is taken for a power of two.
         """
@@ -198,7 +199,7 @@ class Probe:
             inner = max(max(left[:2]) for left in features)
             most = inner if kind == "basic" else max(inner, -(-features[0][-1] // 4))
             widths.append(1 << (most - 1).bit_length())
-        if all(len(set(stage)) == 1 for stage in pruned):
+        if all(len(set(stage)) == 1 for stage in pruned) and _whole([s[0] for s in pruned]):
             return {}
         return {"widths": tuple(widths), "pruned_features": tuple(pruned)}
 
@@ -259,3 +260,12 @@ class Probe:
 
 class _Absent(Exception):
     """A kernel that every net has is not there."""
+
+
+def _whole(features: list[tuple[int, ...]]) -> bool:
+    """Whether one `reduce_first` and one `group_width` explain the channels of a block a stage."""
+    reduced = {Fraction(left[1], max(left[0], 1)) for left in features}
+    grouped = {Fraction(64 * 4 * left[1], max(left[2], 1)) for left in features if len(left) == 3}
+    fours = all(left[2] % 4 == 0 for left in features if len(left) == 3)
+    integers = all(share.denominator == 1 for share in reduced | grouped)
+    return fours and integers and len(reduced) == 1 and len(grouped) <= 1

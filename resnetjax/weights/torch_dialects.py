@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from operator import mul
 
 from resnetjax.config import HALF_MEAN, HALF_STD, Preprocess, ResNetConfig
+from resnetjax.plan import plan
 from resnetjax.weights.dialect import ANY, Dialect, Layout, Rule
 
 _TORCH_LEAVES = {
@@ -54,6 +55,14 @@ def _strided_lacks(config: ResNetConfig) -> Iterator[tuple[str, str]]:
         yield "dilations", f"torchvision and timm have {rates} with strides={config.strides}"
 
 
+def _torchvision_lacks(config: ResNetConfig) -> Iterator[tuple[str, str]]:
+    yield from _strided_lacks(config)
+    blocks = (block for stage in plan(config).stages for block in stage.blocks)
+    if "basic" in config.blocks and any(conv.dilation > 1 for x in blocks for conv in x.convs):
+        field = "output_stride" if config.output_stride else "dilations"
+        yield field, "torchvision, unlike timm, dilates no basic block"
+
+
 TORCHVISION = Dialect(
     name="torchvision",
     rules=_TORCHVISION_RULES,
@@ -70,7 +79,7 @@ TORCHVISION = Dialect(
         "dilations": ANY,
         "output_stride": (None, 8, 16, 32),
     },
-    lacks=_strided_lacks,
+    lacks=_torchvision_lacks,
 )
 
 TIMM = Dialect(

@@ -89,6 +89,17 @@ def test_photographs_look_as_they_did(tmp_path, shared_data):
     np.testing.assert_array_equal([test[i].image for i in range(8)], photos)
 
 
+@pytest.mark.parametrize("beside", ["cifar-10-batches-bin", "cifar-100-python"])
+def test_beside_folders_of_splits_it_is_left_alone(cifar10, images, beside):
+    root = cifar10.parent
+    (root / beside).mkdir(exist_ok=True)
+    for split in ("train", "val"):
+        (root / split / "cat").mkdir(parents=True)
+        Image.fromarray(images[0]).save(root / split / "cat" / "0.png")
+    assert splits(root) == ("train", "val")
+    assert open_dataset(root, split="train").class_names == ("cat",)
+
+
 def test_pickled_it_carries_no_images(cifar10, images):
     copy = pickle.dumps(open_dataset(cifar10, split="train"))
     assert len(copy) < 3072

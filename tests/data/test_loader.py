@@ -94,13 +94,22 @@ def test_a_batch_repeats_its_images_as_often_as_asked_for():
     assert len({image for batch in batches for image in batch}) == 20
 
 
+@pytest.mark.parametrize("accumulate", [1, 2, 4])
 @pytest.mark.parametrize(("batch_size", "repeats", "part"), [(2048, 3, 512), (1024, 4, 128)])
-def test_no_part_of_a_batch_sees_an_image_twice(batch_size, repeats, part):
+def test_no_part_of_a_batch_sees_an_image_twice(batch_size, repeats, part, accumulate):
     # As on the devices of timm (A1) and torchvision (V2), over which the repeats are dealt out.
-    order = Order(length=5000, batch_size=batch_size, seed=1, repeats=repeats)
+    order = Order(5000, batch_size, seed=1, repeats=repeats, parts=accumulate)
     for step in range(order.steps_per_epoch):
-        parts = order.indices(step).reshape(-1, part)
-        assert all(len(set(images)) == part for images in parts.tolist())
+        indices = order.indices(step)
+        for first in range(accumulate):
+            groups = indices[first::accumulate].reshape(-1, part)
+            assert all(len(set(images)) == part for images in groups.tolist())
+
+
+def test_the_parts_of_a_step_do_not_change_which_images_it_sees():
+    whole, parts = (Order(60, 12, seed=1, repeats=3, parts=parts) for parts in (1, 4))
+    for step in range(5):
+        assert sorted(whole.indices(step)) == sorted(parts.indices(step))
 
 
 def test_repeated_images_are_cropped_each_in_its_own_way():

@@ -78,8 +78,11 @@ def pytest_sessionfinish(session):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node):
+    found = node.config.stash[TABLE]
     if hasattr(node, "workeroutput"):
-        node.config.stash[TABLE].add(node.workeroutput["parity"])
+        found.add(node.workeroutput["parity"])
+    else:
+        found.complete = False  # it crashed
 
 
 def pytest_terminal_summary(terminalreporter, config):
@@ -89,7 +92,10 @@ def pytest_terminal_summary(terminalreporter, config):
     terminalreporter.section("parity with the real frameworks")
     for line in (*found.lines(), "", found.summary()):
         terminalreporter.line(line)
-    if target := os.environ.get("RESNETJAX_PARITY_TABLE"):
+    target = os.environ.get("RESNETJAX_PARITY_TABLE")
+    if not found.complete:
+        terminalreporter.line("Incomplete, and not written: a process crashed.")
+    elif target:
         found.write(Path(target))
 
 

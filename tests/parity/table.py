@@ -101,11 +101,13 @@ class Table:
         entries: As they were measured.
         images: What the nets saw.
         beside: Versions of what ran in another process.
+        complete: Whether every process has told what it measured.
     """
 
     entries: list[Entry] = field(default_factory=list)
     images: str = "photographs"
     beside: dict[str, str] = field(default_factory=dict)
+    complete: bool = True
 
     def to_json(self) -> dict[str, Any]:
         """In plain types, for the process that writes the table."""
@@ -114,7 +116,8 @@ class Table:
     def add(self, values: dict[str, Any]) -> None:
         """Takes what another process measured, from its `to_json`."""
         self.entries += [Entry(**entry) for entry in values["entries"]]
-        self.images = values["images"]
+        if values["entries"]:
+            self.images = values["images"]
         self.beside.update(values["beside"])
 
     def lines(self) -> list[str]:

@@ -121,6 +121,13 @@ def test_a_resnet50_of_torchvision_may_also_be_anti_aliased_or_v1():
         ("timm", net(attention="eca", pruned_features=PRUNED)),
         ("timm", net(block="basic", stem="deep", shortcut="avg_conv", pruned_features=(
             ((64, 64),), ((3, 120), (128, 120)), ((9, 200),), ((512, 5),)))),
+        ("timm", net(depths=(1, 1, 1, 1), pruned_features=(
+            ((47, 18, 100),), ((85, 37, 171),), ((198, 126, 818),), ((492, 237, 2022),)))),
+        ("timm", net(depths=(2, 2, 2, 2), pruned_features=(
+            ((48, 40, 256),) * 2, ((96, 80, 512),) * 2, ((192, 160, 1024),) * 2,
+            ((384, 320, 2048),) * 2))),
+        ("timm", net(depths=(2, 2, 2, 2), block="basic", pruned_features=(
+            ((40, 64),) * 2, ((80, 128),) * 2, ((160, 256),) * 2, ((320, 512),) * 2))),
         ("timm_v2", net(order="pre", shortcut_norm=False, widths=(32, 64, 128, 256))),
         ("timm_v2", net(order="pre", shortcut_norm=False, block="basic", stem_width=32)),
         ("transformers", net(inner_activation="relu", stem_width=32)),

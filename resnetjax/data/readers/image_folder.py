@@ -24,9 +24,9 @@ class ImageFolder:
     Classes and files have the order of torchvision/datasets/folder.py (`find_classes` and
     `make_dataset`): sorted by code point, files of sub-folders after those of the folder itself.
 
-    The tree is walked whenever it is opened: 1.28 million names take 4 s on a local disk. An index
-    that was kept could be known to be stale by the folders' times of modification alone, which not
-    every network file system, and hardly any mounted object store, keeps up to date.
+    The tree is walked whenever it is opened: ImageNet's names take seconds on a local disk. That an
+    index which was kept is stale could be known by the folders' times of modification alone, which
+    not every network file system, and hardly any mounted object store, keeps up to date.
 
     Raises:
         UnsupportedFile: There are no class folders, or some have no images.
