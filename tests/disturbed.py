@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import numpy as np
 
 from resnetjax.config import ResNetConfig
@@ -26,3 +27,24 @@ def disturbed(config: ResNetConfig, **fields: Any) -> Pretrained:
             array *= np.float32(0.1)
         arrays[path] = array
     return Pretrained(model=ResNet(config), variables=make_variables(expected, arrays), **fields)
+
+
+def disturb(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+    """Random values; an eighth of all channels have a variance of the size of epsilon."""
+    rng = np.random.default_rng([*"/".join(key.key for key in path).encode()])
+    name, small = path[-1].key, leaf.shape[-1] // 8
+    if len(leaf.shape) > 1:
+        array = rng.standard_normal(leaf.shape) * np.sqrt(2 / np.prod(leaf.shape[:-1]))
+        array[..., :small] *= np.sqrt(1e-5) if len(leaf.shape) == 4 else 1
+    elif name in ("scale", "var"):
+        array = rng.uniform(0.5, 1.5, leaf.shape)
+        array[:small] *= 1e-5 if name == "var" else 1
+    else:
+        array = rng.normal(0, 0.2, leaf.shape)
+        array[:small] *= np.sqrt(1e-5) if name == "mean" else 1
+    return array.astype(np.float32)
+
+
+def spread_error(found: np.ndarray, expected: np.ndarray) -> float:
+    """The largest difference, as a share of the spread over the images."""
+    return float(np.abs(found - expected).max() / np.abs(expected - expected.mean(0)).max())

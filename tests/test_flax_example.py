@@ -16,6 +16,7 @@ from flax import serialization
 import resnetjax as rj
 from resnetjax.errors import AssumptionWarning
 from resnetjax.presets import get
+from tests.disturbed import disturb, spread_error
 
 # Of the spread max|f(x_i) - mean f|; both sides compute in float32.
 TOLERANCE = 1e-4
@@ -78,28 +79,9 @@ class Example(nn.Module):
 
 def trained(model: Example) -> dict[str, Any]:
     """Variables whose statistics hide nothing: an eighth have variances of epsilon's size."""
-    rng = np.random.default_rng(0)
-
-    def fill(path, leaf):
-        name, small = path[-1].key, leaf.shape[-1] // 8
-        if len(leaf.shape) > 1:
-            array = rng.standard_normal(leaf.shape) * np.sqrt(2 / np.prod(leaf.shape[:-1]))
-            array[..., :small] *= np.sqrt(1e-5) if len(leaf.shape) == 4 else 1
-        elif name in ("scale", "var"):
-            array = rng.uniform(0.5, 1.5, leaf.shape)
-            array[:small] *= 1e-5 if name == "var" else 1
-        else:
-            array = rng.normal(0, 0.2, leaf.shape)
-            array[:small] *= np.sqrt(1e-5) if name == "mean" else 1
-        return array.astype(np.float32)
-
     images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
     shapes = jax.eval_shape(model.init, jax.random.key(0), images)
-    return jax.tree_util.tree_map_with_path(fill, shapes)
-
-
-def spread_error(found, expected) -> float:
-    return float(np.abs(found - expected).max() / np.abs(expected - expected.mean(0)).max())
+    return jax.tree_util.tree_map_with_path(disturb, shapes)
 
 
 BASIC, BOTTLENECK = ("flax_resnet18", ResNetBlock), ("flax_resnet50", BottleneckResNetBlock)

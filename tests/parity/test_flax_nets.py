@@ -13,7 +13,7 @@ from flax import serialization
 import resnetjax as rj
 from resnetjax.errors import AssumptionWarning
 from resnetjax.presets import get
-from tests.disturbed import disturbed
+from tests.disturbed import disturb, disturbed, spread_error
 
 pytestmark = pytest.mark.parity
 
@@ -51,28 +51,8 @@ def computed(model: Any, variables: Any, images: np.ndarray) -> np.ndarray:
     return np.asarray(jax.jit(lambda v, x: model.apply(v, x, **options))(variables, images))
 
 
-def disturb(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> np.ndarray:
-    """Random values; an eighth of all channels have a variance of the size of epsilon."""
-    rng = np.random.default_rng([*"/".join(key.key for key in path).encode()])
-    name, small = path[-1].key, leaf.shape[-1] // 8
-    if len(leaf.shape) > 1:
-        array = rng.standard_normal(leaf.shape) * np.sqrt(2 / np.prod(leaf.shape[:-1]))
-        array[..., :small] *= np.sqrt(1e-5) if len(leaf.shape) == 4 else 1
-    elif name in ("scale", "var"):
-        array = rng.uniform(0.5, 1.5, leaf.shape)
-        array[:small] *= 1e-5 if name == "var" else 1
-    else:
-        array = rng.normal(0, 0.2, leaf.shape)
-        array[:small] *= np.sqrt(1e-5) if name == "mean" else 1
-    return array.astype(np.float32)
-
-
 def images_of(size: tuple[int, int]) -> np.ndarray:
     return np.random.default_rng(1).standard_normal((3, *size, 3), np.float32)
-
-
-def spread_error(found: np.ndarray, expected: np.ndarray) -> float:
-    return float(np.abs(found - expected).max() / np.abs(expected - expected.mean(0)).max())
 
 
 @pytest.mark.parametrize(
