@@ -87,7 +87,7 @@ def pytest_testnodedown(node):
 
 def pytest_terminal_summary(terminalreporter, config):
     found = config.stash[TABLE]
-    if not found.entries:
+    if not found.entries or hasattr(config, "workeroutput"):
         return
     terminalreporter.section("parity with the real frameworks")
     for line in (*found.lines(), "", found.summary()):
