@@ -1,6 +1,7 @@
 """Training's view of one image, on the host: decoded, cropped, resized and mirrored as uint8."""
 
 import math
+from collections.abc import Callable
 from typing import TypeAlias
 
 import numpy as np
@@ -8,14 +9,10 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from resnetjax.config import Preprocess
+from resnetjax.data import jpeg
 from resnetjax.data.augmentation import Augmentation
-from resnetjax.data.preprocess import MAX_PIXELS, crop, decode
+from resnetjax.data.preprocess import crop, decode
 from resnetjax.errors import BadImage
-
-try:
-    import simplejpeg  # the same pixels as Pillow's, in three quarters of the time
-except ImportError:
-    simplejpeg = None
 
 Pixels: TypeAlias = UInt8[np.ndarray, "height width channels"]
 Box: TypeAlias = tuple[int, int, int, int]
@@ -47,11 +44,12 @@ def training_view(
         return augmentation.flip and rng.random() < 0.5
 
     if augmentation.crop == "random_resized":
-        pixels = _decode(source, preprocess.channels)
-        box = random_box(rng, *pixels.shape[:2], augmentation=augmentation)
-        return resized(pixels, box, edge_px, augmentation.interpolation, mirror=mirror())
+        height, width, rows = _open(source, preprocess.channels)
+        box = random_box(rng, height, width, augmentation=augmentation)
+        return resized(rows(box[3]), box, edge_px, augmentation.interpolation, mirror=mirror())
     if augmentation.crop == "pad":
-        pixels = _decode(source, preprocess.channels)
+        height, _, rows = _open(source, preprocess.channels)
+        pixels = rows(height)[..., : preprocess.channels]
         pixels = _padded_crop(pixels, rng, augmentation.crop_padding, edge_px)
     else:
         pixels = crop(decode(source, channels=preprocess.channels), preprocess)
@@ -84,18 +82,21 @@ def random_box(
 def resized(
     pixels: Pixels, box: Box, edge_px: int, interpolation: str, *, mirror: bool = False
 ) -> Pixels:
-    """A box of an image, resized with antialiasing to `edge_px` x `edge_px`, as Pillow does it."""
+    """A box of an image, resized with antialiasing to `edge_px` x `edge_px`, as Pillow does it.
+
+    Of four channels the last has no meaning.
+    """
     left, top, right, bottom = box
     _, width, channels = pixels.shape
-    mode = "RGB" if channels == 3 else "L"
+    mode, layout = {1: ("L", "L"), 3: ("RGB", "RGB"), 4: ("RGB", "RGBX")}[channels]
     # Pillow takes the box out of the rows itself: NumPy's copy of it would take as long again.
     rows = np.ascontiguousarray(pixels).data.cast("B")[(top * width + left) * channels :]
     image = Image.new(mode, (right - left, bottom - top), color=None)  # not filled
-    image.frombytes(rows, "raw", mode, width * channels, 1)
+    image.frombytes(rows, "raw", layout, width * channels, 1)
     image = image.resize((edge_px, edge_px), Image.Resampling[interpolation.upper()])
     if mirror:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return np.asarray(image).reshape(edge_px, edge_px, channels)
+    return np.asarray(image).reshape(edge_px, edge_px, len(mode))
 
 
 def _padded_crop(pixels: Pixels, rng: np.random.Generator, padding: int, edge_px: int) -> Pixels:
@@ -113,24 +114,22 @@ def _padded_crop(pixels: Pixels, rng: np.random.Generator, padding: int, edge_px
     return view
 
 
-def _decode(source: bytes | np.ndarray, channels: int) -> Pixels:
+def _open(source: bytes | np.ndarray, channels: int) -> tuple[int, int, Callable[[int], Pixels]]:
+    """Height, width, and what decodes the image's first rows, as many as are asked for or more."""
     if isinstance(source, np.ndarray) and source.ndim == 3 and source.shape[2] == channels:
-        return source
-    if simplejpeg is not None and isinstance(source, bytes) and channels == 3:
-        pixels = _decode_jpeg(source)
-        if pixels is not None:
-            return pixels
+        return *source.shape[:2], lambda stop: source
+    file = jpeg.read_header(source) if isinstance(source, bytes) and channels == 3 else None
+    if file is None:
+        pixels = _decode(source, channels)
+        return *pixels.shape[:2], lambda stop: pixels
+
+    def rows(stop: int) -> Pixels:
+        pixels = file.rows(stop)
+        return _decode(source, channels) if pixels is None else pixels
+
+    return file.height, file.width, rows
+
+
+def _decode(source: bytes | np.ndarray, channels: int) -> Pixels:
     image = decode(source, channels=channels)
     return np.asarray(image).reshape(image.height, image.width, channels)
-
-
-def _decode_jpeg(source: bytes) -> Pixels | None:
-    """The pixels of an ordinary, whole JPEG file; None leaves all others to Pillow."""
-    assert simplejpeg is not None
-    try:
-        height, width, colors, _ = simplejpeg.decode_jpeg_header(source)
-        if colors not in ("YCbCr", "Gray") or int(height) * int(width) > MAX_PIXELS:
-            return None
-        return simplejpeg.decode_jpeg(source, "RGB", fastdct=False, fastupsample=False)
-    except ValueError:
-        return None

@@ -1,6 +1,7 @@
 """What the tests of the data sets share."""
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,11 @@ from PIL import Image
 @pytest.fixture(autouse=True)
 def _cache_of_its_own(monkeypatch, tmp_path):
     monkeypatch.setenv("RESNETJAX_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture(scope="session")
+def photographs(shared_data) -> list[Path]:
+    return sorted((shared_data / "imagenet-samples").iterdir())[::8]
 
 
 @pytest.fixture
