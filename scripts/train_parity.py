@@ -2,19 +2,23 @@
 
 Float32 trajectories of two correct programs part within some ten steps: rounding moves a few of the
 millions of ReLU inputs across zero. So three things are compared: trajectories in float64;
-gradients in float32 at states that both share, with ReLU (each side against PyTorch's gradient in
-float64) and with the smooth SiLU (against each other); and the test accuracy of whole runs in
-float32.
+gradients in float32 at states that both share; and the test accuracy of whole runs in float32.
+
+Gradients at one state part for the same reason, at once. They are compared as they are; with the
+ReLU inputs that count as positive shared as well, so that only the arithmetic differs; and with the
+smooth SiLU.
 """
 
+import contextlib
 import dataclasses
 import functools
 import itertools
 import json
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import jax
 import numpy as np
@@ -22,6 +26,7 @@ import torch
 from torch import nn
 
 from resnetjax.config import ResNetConfig
+from resnetjax.nn import functions
 from resnetjax.pretrained import flatten
 from resnetjax.train.optimizer import make_schedule
 from resnetjax.train.recipe import Recipe, read_recipe
@@ -32,6 +37,7 @@ from resnetjax.weights.dialect import load_arrays, save_arrays
 
 Activation = Callable[[torch.Tensor], torch.Tensor]
 ACTIVATIONS: dict[str, Activation] = {"relu": torch.relu, "silu": nn.functional.silu}
+GRADIENTS = {"relu": ("relu", False), "relu_signs_shared": ("relu", True), "silu": ("silu", False)}
 PARTS = ("trajectory", "gradients", "runs")
 CONFIG = Path(__file__).parent.parent / "configs" / "cifar10_resnet.py"
 
@@ -103,8 +109,9 @@ def compare(
         with jax.enable_x64(True):
             note(float64_trajectory=trajectory(base, steps=50))
     if "gradients" in parts:
-        for activation in ACTIVATIONS:
-            note(**{f"float32_gradients_{activation}": gradients(base, activation, states=10)})
+        for name, (activation, shared) in GRADIENTS.items():
+            found = gradients(base, activation, shared_signs=shared, states=10)
+            note(**{f"float32_gradients_{name}": found})
     if "runs" not in parts:
         return result
     runs: list[dict[str, Any]] = result.get("float32_runs", {}).get("runs", [])
@@ -162,36 +169,44 @@ def trajectory(base: Recipe, *, steps: int) -> dict[str, float]:
     return {"steps": steps, "learning_rate": slow.learning_rate, **worst}
 
 
-def gradients(base: Recipe, activation: str, *, states: int, apart: int = 5) -> dict[str, Any]:
+def gradients(
+    base: Recipe, activation: str, *, states: int, shared_signs: bool = False, apart: int = 5
+) -> dict[str, Any]:
     """Relative distances of float32 gradients, at states of a run of ours, `apart` steps apart.
 
     A distance is |a - b| / |b| of all arrays together ("whole"), and of the array where it is
-    largest ("array"); listed are the greatest over the states.
+    largest ("array"); listed are the greatest over the states. With `shared_signs` the float32
+    sides let through what PyTorch's ReLUs do in float64; both are else what they are.
     """
     config = base.model.resolve(num_classes=10).replace(activation=activation)
     recipe = dataclasses.replace(
         base, model=dataclasses.replace(base.model, arch=None, config=config)
     )
+    plain = ACTIVATIONS[activation]
     found: dict[str, list[tuple[float, float]]] = {}
     with Setup(recipe) as setup:
 
-        def loss_of(params: Any, stats: Any, images: Any, targets: Any) -> Any:
-            logits, _ = setup.model.apply(
-                {"params": params, "batch_stats": stats},
-                images,
-                train=True,
-                mutable=["batch_stats"],
-            )
+        def loss_of(params: Any, stats: Any, images: Any, targets: Any, signs: Any) -> Any:
+            variables = {"params": params, "batch_stats": stats}
+            with _ours_obeying(signs) if shared_signs else contextlib.nullcontext():
+                logits, _ = setup.model.apply(
+                    variables, images, train=True, mutable=["batch_stats"]
+                )
             return losses(logits, targets, recipe).mean()
 
         gradient = jax.jit(jax.grad(loss_of))
         state = setup.fresh_state()
         for step, (batch, images, targets) in enumerate(_batches(setup, states * apart)):
             if step % apart == 0:
-                mine = gradient(state.params, state.batch_stats, images, targets)
+                signs: list[torch.Tensor] = []
+                noting, obeying = (
+                    (_noting(signs), _obeying(signs)) if shared_signs else (plain,) * 2
+                )
+                exact = _torch_gradient(setup, state, images, targets, torch.float64, noting)
+                theirs = _torch_gradient(setup, state, images, targets, torch.float32, obeying)
+                masks = [sign.permute(0, 2, 3, 1).numpy() for sign in signs]
+                mine = gradient(state.params, state.batch_stats, images, targets, masks)
                 ours = flatten({"params": mine})
-                theirs = _torch_gradient(setup, state, images, targets, torch.float32)
-                exact = _torch_gradient(setup, state, images, targets, torch.float64)
                 for name, (a, b) in {
                     "resnetjax_to_torch": (ours, theirs),
                     "resnetjax_to_float64": (ours, exact),
@@ -208,10 +223,37 @@ def gradients(base: Recipe, activation: str, *, states: int, apart: int = 5) -> 
     }
 
 
+def _noting(signs: list[torch.Tensor]) -> Activation:
+    """ReLU; call by call, which inputs it lets through goes to `signs`."""
+
+    def activate(x: torch.Tensor) -> torch.Tensor:
+        signs.append(x > 0)
+        return torch.relu(x)
+
+    return activate
+
+
+def _obeying(signs: Iterable[Any]) -> Callable[[Any], Any]:
+    """Lets through what another net's ReLUs did, call by call."""
+    remaining = iter(signs)
+    return lambda x: x * next(remaining)
+
+
+@contextlib.contextmanager
+def _ours_obeying(signs: Iterable[jax.Array]) -> Iterator[None]:
+    obey = _obeying(signs)
+
+    def activate(x: jax.Array, activation: str | None) -> jax.Array:
+        return x if activation is None else obey(x)
+
+    with mock.patch.object(functions, "activate", activate):
+        yield
+
+
 def _torch_gradient(
-    setup: Setup, state: Any, images: Any, targets: Any, dtype: torch.dtype
+    setup: Setup, state: Any, images: Any, targets: Any, dtype: torch.dtype, activate: Activation
 ) -> dict[str, np.ndarray]:
-    peer, _ = _peer(setup, state, dtype)
+    peer, _ = _peer(setup, state, dtype, activate)
     _torch_loss(peer, images, targets).backward()
     buffers = {name: buffer.numpy() for name, buffer in peer.named_buffers()}
     named = {name: parameter.grad.numpy() for name, parameter in peer.named_parameters()}
@@ -281,9 +323,11 @@ def _normalized(setup: Setup, batch: Any) -> Any:
     return _normalizer(setup.recipe.preprocess)(batch["images"])
 
 
-def _peer(setup: Setup, state: Any, dtype: torch.dtype) -> tuple[ResNet20, torch.optim.SGD]:
+def _peer(
+    setup: Setup, state: Any, dtype: torch.dtype, activate: Activation = torch.relu
+) -> tuple[ResNet20, torch.optim.SGD]:
     arrays = save_arrays(torch_dialects.AKAMASTER, flatten(state.variables), setup.config)
-    peer = ResNet20(ACTIVATIONS[setup.config.activation]).to(dtype)
+    peer = ResNet20(activate).to(dtype)
     missing, unexpected = peer.load_state_dict(
         {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}, strict=False
     )
