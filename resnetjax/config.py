@@ -99,7 +99,8 @@ class ResNetConfig:
         drop_path_rate: Stochastic depth of the last block; rises linearly from 0 at the first.
         block_dropout: Dropout before each block's last convolution (wide ResNets).
         head_pool: How the last feature map is pooled.
-        dropout: Dropout before the head.
+        head_widths: Features of dense layers before the head's last, each with `activation`.
+        dropout: Dropout before each dense layer of the head.
         zero_init_residual: Start each residual branch at zero (last norm's scale; in v2 the last
             kernel).
         in_channels: Channels of the image.
@@ -156,6 +157,7 @@ class ResNetConfig:
     drop_path_rate: float = 0.0
     block_dropout: float = 0.0
     head_pool: Literal["average", "max"] = "average"
+    head_widths: tuple[int, ...] = ()
     dropout: float = 0.0
     zero_init_residual: bool = False
     in_channels: int = 3
@@ -187,6 +189,7 @@ class ResNetConfig:
         ):
             require(self, name, getattr(self, name) >= 1, "1 or more")
         require(self, "num_classes", self.num_classes >= 0, "0 (no head) or more")
+        require(self, "head_widths", all(i >= 1 for i in self.head_widths), "1 or more each")
         for name in ("drop_path_rate", "block_dropout", "dropout"):
             require(self, name, 0 <= getattr(self, name) < 1, "0 or more and below 1")
         require(self, "norm_decay", 0 <= self.norm_decay < 1, "0 or more and below 1")

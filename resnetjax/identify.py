@@ -18,7 +18,7 @@ from resnetjax.weights import (
     torch_dialects,
 )
 from resnetjax.weights.detect import Detection, as_architecture, detect
-from resnetjax.weights.dialect import inexpressible, other_head, stripped
+from resnetjax.weights.dialect import in_words, inexpressible, own_head, stripped
 from resnetjax.weights.sources import PublishedWeights
 
 
@@ -35,8 +35,8 @@ def identify(
     assumed = [f"the weights are those of {averaged}, a moving average"] if averaged else []
     known = wanted or (described.config if described else None)
     seen = detect(file.arrays, source=name, known=known)
-    if published is None and (head := other_head(seen.dialect, file.arrays)):
-        assumed.append(f"{head}, the only dense layer, is the head")
+    if published is None and (own := own_head(seen.dialect, file.arrays)):
+        assumed.append(f"{in_words(own)} taken for the head")
     if known is not None:
         seen = dataclasses.replace(seen, arch=presets.architecture_of(seen.config))
         if wanted is None and described and described.arch:

@@ -113,7 +113,7 @@ def flops(plan: Plan, *, height: int = 224, width: int = 224) -> int:
             if block.attention:
                 total += _attention_flops(block.attention)
             size = inner
-    return total + 2 * plan.features * plan.num_classes
+    return total + sum(2 * layer.in_features * layer.features for layer in plan.head)
 
 
 def _conv_flops(conv: Conv, size: tuple[int, int], total: int) -> tuple[tuple[int, int], int]:
@@ -163,9 +163,9 @@ def _leaves(plan: Plan) -> Iterator[tuple[str, Leaf]]:
                 )
     if plan.norm:
         yield from _norm_leaves("", plan.norm)
-    if plan.num_classes:
-        yield "head/kernel", Leaf("params", (plan.features, plan.num_classes), "dense")
-        yield "head/bias", Leaf("params", (plan.num_classes,), "bias")
+    for layer in plan.head:
+        yield f"{layer.name}/kernel", Leaf("params", (layer.in_features, layer.features), "dense")
+        yield f"{layer.name}/bias", Leaf("params", (layer.features,), "bias")
 
 
 def _conv_leaves(prefix: str, conv: Conv, *, norm_first: bool) -> Iterator[tuple[str, Leaf]]:

@@ -9,7 +9,7 @@ import math
 
 from resnetjax.config import Activation, ConvSite, ResNetConfig
 from resnetjax.errors import ConfigError
-from resnetjax.specs import Attention, Block, Conv, Norm, Plan, Pool, Shortcut, Stage, Stem
+from resnetjax.specs import Attention, Block, Conv, Dense, Norm, Plan, Pool, Shortcut, Stage, Stem
 
 
 @functools.lru_cache(maxsize=256)
@@ -57,7 +57,7 @@ def plan(config: ResNetConfig) -> Plan:
         features=features,
         head_pool=config.head_pool,
         dropout_rate=config.dropout,
-        num_classes=config.num_classes,
+        head=_head(config, features),
     )
 
 
@@ -327,6 +327,16 @@ def _shortcut(
         stride=stride, dilation=rate, norm=norm,
     )  # fmt: skip
     return Shortcut(pool, conv)
+
+
+def _head(config: ResNetConfig, features: int) -> tuple[Dense, ...]:
+    if not config.num_classes:
+        return ()
+    layers = []
+    for number, width in enumerate(config.head_widths, start=1):
+        layers.append(Dense(f"head/hidden{number}", features, width, config.activation))
+        features = width
+    return *layers, Dense("head", features, config.num_classes)
 
 
 def _attention(config: ResNetConfig, features: int, unpruned: int) -> Attention | None:

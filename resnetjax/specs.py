@@ -130,6 +130,16 @@ class Stem:
 
 
 @dataclass(frozen=True)
+class Dense:
+    """A dense layer of the head and the activation after it."""
+
+    name: str
+    in_features: int
+    features: int
+    activation: Activation | None = None
+
+
+@dataclass(frozen=True)
 class Plan:
     """A whole net, from image to logits; `norm` and `norm_activation` are v2's last."""
 
@@ -141,4 +151,9 @@ class Plan:
     features: int
     head_pool: Literal["average", "max"]
     dropout_rate: float
-    num_classes: int
+    head: tuple[Dense, ...]
+
+    @property
+    def num_classes(self) -> int:
+        """Outputs of the head; 0 where there is none."""
+        return self.head[-1].features if self.head else 0

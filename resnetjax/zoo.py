@@ -59,6 +59,7 @@ def load(
     preprocess: Preprocess | None = None,
     labels: Labels | None = None,
     num_classes: int | None = None,
+    head_widths: tuple[int, ...] | None = None,
     in_channels: int | None = None,
     strict: bool = True,
     rng: int | jax.Array = 0,
@@ -77,10 +78,12 @@ def load(
             an index of shards, of a TensorFlow checkpoint, or of a directory; of a training run's
             it is the best model, or the latest.
         arch: Name of the architecture.
-        config: A net of your own. Classes and input channels are those of the file even so.
+        config: A net of your own. Head and input channels are those of the file even so.
         preprocess: How images are prepared.
         labels: What the outputs mean.
         num_classes: For another number than the file's a new head is drawn; 0 leaves the head away.
+        head_widths: For others than the file's a new head is drawn too: dense layers of so many
+            features before the last.
         in_channels: For another number than the file's the stem is folded as timm does: summed for
             1 channel, else repeated and scaled.
         strict: False skips what does not fit; `source.skipped` lists it, and fresh values stand in.
@@ -106,11 +109,13 @@ def load(
     with ThreadPoolExecutor(1) as pool:
         digest = pool.submit(file.sha256)
         found, identifying = identify(file, described, wanted, name=str(path), published=published)
-        target = found.config.replace(
-            **({} if num_classes is None else {"num_classes": num_classes}),
-            **({} if in_channels is None else {"in_channels": in_channels}),
-        )
-        same_head = target.num_classes == found.config.num_classes
+        changes = {
+            "num_classes": num_classes,
+            "head_widths": head_widths,
+            "in_channels": in_channels,
+        }
+        target = found.config.replace(**{n: v for n, v in changes.items() if v is not None})
+        same_head = plan(target).head == plan(found.config).head
         arrays, skipped = load_arrays(
             found.dialect,
             file.arrays,

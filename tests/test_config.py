@@ -60,6 +60,7 @@ REFUSED = {
     "drop_path_rate": ([-0.1, 1, 1.0, NAN, None], ""),
     "block_dropout": ([-0.1, 1, NAN, "0.5"], ""),
     "head_pool": (["mean", None], "'average' or 'max'"),
+    "head_widths": ([8, None, (8, 0), (8, 2.0), (True,)], ""),
     "dropout": ([-0.1, 1, NAN, True], ""),
     "zero_init_residual": ([0, 1, None], "True or False"),
     "in_channels": ([0, -3, 3.0, True], ""),

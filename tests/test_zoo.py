@@ -33,7 +33,7 @@ from resnetjax.nn.init import initialize
 from resnetjax.plan import plan
 from resnetjax.presets import ARCHITECTURES
 from resnetjax.pretrained import Pretrained, Source, flatten
-from resnetjax.weights import dialects
+from resnetjax.weights import dialects, files
 from resnetjax.weights.dialect import base_config, save_arrays
 
 CLASSES = 5
@@ -409,6 +409,38 @@ def test_a_new_head_follows_its_seed(write, load):
     assert not np.array_equal(heads[0], heads[2])
     by_key = flat(load(path, num_classes=3, rng=jax.random.key(1)))["head/kernel"]
     assert by_key.shape == (16, 3)
+
+
+def test_a_new_head_may_have_hidden_layers_and_is_saved_with_them(write, load, tmp_path):
+    found = load(write("timm"), num_classes=3, head_widths=(5, 4))
+    shapes = {name: array.shape for name, array in flat(found).items() if name.startswith("head")}
+    assert shapes == {
+        "head/hidden1/kernel": (16, 5), "head/hidden1/bias": (5,),
+        "head/hidden2/kernel": (5, 4), "head/hidden2/bias": (4,),
+        "head/kernel": (4, 3), "head/bias": (3,),
+    }  # fmt: skip
+    saving.save(found, tmp_path / "net")
+    again = zoo.load(tmp_path / "net")
+    assert again.config == found.config
+    assert_bit_equal(flat(again), flat(found))
+    # Named alone, or without what a directory says.
+    weights = next((tmp_path / "net").glob("*.safetensors"))
+    assert load(weights.rename(tmp_path / "bare.safetensors")).config.head_widths == (5, 4)
+    saving.save(found, tmp_path / "net")
+    plain = zoo.load(tmp_path / "net", head_widths=())
+    assert flat(plain)["head/kernel"].shape == (16, 3)
+    same = zoo.load(tmp_path / "net", head_widths=(5, 4), num_classes=3)
+    assert_bit_equal(flat(same), flat(found))
+    # In torch a Sequential of dense layers and activations in turn.
+    saving.save(found, tmp_path / "theirs.pth", dialect="timm")
+    assert_bit_equal(flat(load(tmp_path / "theirs.pth")), flat(found))
+    assert {"fc.0.weight", "fc.2.weight", "fc.4.bias"} < files.read(
+        tmp_path / "theirs.pth"
+    ).arrays.keys()
+    with pytest.raises(ConfigError, match=r"head_widths=\(5, 4\) \(transformers has \(\)\)"):
+        saving.save(found, tmp_path / "theirs.safetensors", dialect="transformers")
+    with pytest.raises(ConfigError, match=r"head_widths=\(\), not \(5, 4\)"):
+        saving.save(found, tmp_path / "theirs", dialect="timm")
 
 
 def test_as_many_classes_as_the_file_has_keep_its_head_and_labels(tmp_path):

@@ -81,8 +81,12 @@ class _Writer:
         if not plan.num_classes:
             self.graph.node("Flatten", pooled, name=OUTPUT)
             return
-        flat = self.graph.node("Flatten", pooled, name="pool/flat")
-        self.graph.node("Gemm", flat, *self._parameters("head", "kernel", "bias"), name=OUTPUT)
+        x = replace(x, name=self.graph.node("Flatten", pooled, name="pool/flat"))
+        for layer in plan.head:
+            parameters = self._parameters(layer.name, "kernel", "bias")
+            name = OUTPUT if layer is plan.head[-1] else layer.name
+            x = replace(x, name=self.graph.node("Gemm", x.name, *parameters, name=name))
+            x = self._activate(x, layer.activation, layer.name)
 
     def _images(self, preprocess: Preprocess) -> _Maps:
         """The pixels normalised, in the order of operations of `data.preprocess.normalize`."""

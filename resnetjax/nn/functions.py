@@ -26,7 +26,7 @@ Drop = Callable[[Array, float, Array], Array]
 """What `dropout` and `drop_path` are: array, rate and key in, array out."""
 
 
-def activate(x: Images, activation: Activation | None) -> Images:
+def activate(x: Array, activation: Activation | None) -> Array:
     """The activation by its config name; "gelu" is exact (erf), "gelu_tanh" its approximation."""
     match activation:
         case None:

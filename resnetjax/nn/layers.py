@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from resnetjax import specs
 from resnetjax.nn import functions
 from resnetjax.nn.functions import Images, Maps
 from resnetjax.nn.init import initializer
@@ -102,10 +103,34 @@ class Dense(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "batch in"]) -> Float[Array, "batch out"]:
         """`x @ kernel + bias`."""
+        return self._product(x)
+
+    def _product(self, x: Float[Array, "batch in"]) -> Float[Array, "batch out"]:
         dtype = self.mode.dtype
         kernel = self.param("kernel", initializer("dense"), (x.shape[-1], self.features))
         bias = self.param("bias", initializer("bias"), (self.features,))
         return x.astype(dtype) @ kernel.astype(dtype) + bias.astype(dtype)[None]
+
+
+class Head(Dense):
+    """Dense layers from the pooled features to the logits, dropping before each."""
+
+    hidden: tuple[specs.Dense, ...] = ()
+    dropout_rate: float = 0.0
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch in"]) -> Float[Array, "batch out"]:
+        """The logits. The last layer's arrays are the module's own: "head/kernel"."""
+        for layer in self.hidden:
+            name = layer.name.removeprefix("head/")
+            x = Dense(layer.features, self.mode, name=name)(self._drop(x))
+            x = functions.activate(x, layer.activation)
+        return self._product(self._drop(x))
+
+    def _drop(self, x: Float[Array, "batch in"]) -> Float[Array, "batch in"]:
+        if not (self.mode.train and self.dropout_rate):
+            return x
+        return functions.dropout(x, self.dropout_rate, self.make_rng("dropout"))
 
 
 class ChannelConvolution(nn.Module):

@@ -17,7 +17,7 @@ from resnetjax.nn import functions
 from resnetjax.nn.blocks import PostBlock, PreBlock, Stem
 from resnetjax.nn.frozen import frozen_names
 from resnetjax.nn.functions import Images
-from resnetjax.nn.layers import Dense, Mode, Normalization
+from resnetjax.nn.layers import Head, Mode, Normalization
 from resnetjax.plan import plan
 from resnetjax.specs import Plan
 
@@ -183,10 +183,10 @@ class ResNet(nn.Module):
         x = x.mean((1, 2)) if net.head_pool == "average" else x.max((1, 2))
         if reach("pooled", x):
             return found
-        if net.num_classes:
-            if mode.train and net.dropout_rate:
-                x = functions.dropout(x, net.dropout_rate, self.make_rng("dropout"))
-            x = Dense(net.num_classes, mode, name="head")(x).astype(wide)
+        if net.head:
+            *hidden, last = net.head
+            head = Head(last.features, mode, tuple(hidden), net.dropout_rate, name="head")
+            x = head(x).astype(wide)
         return {"logits": x}
 
     def _mode(self, module: str, train: bool) -> Mode:

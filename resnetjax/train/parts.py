@@ -22,9 +22,10 @@ class Model:
         arch: An architecture's name; None is "resnet50", or the `config`.
         config: A net of your own in its place.
         num_classes: None takes those of the data.
-        zero_init_residual: None leaves it as the architecture has it; likewise the next two.
+        zero_init_residual: None leaves it as the architecture has it; likewise the next three.
         drop_path_rate: Stochastic depth of the last block.
-        dropout: Before the head.
+        dropout: Before each dense layer of the head.
+        head_widths: Features of dense layers before the head's last.
         weights: What the run starts from: anything that `resnetjax.load` reads. "" draws weights.
             `transfer.starting_from` fills in the net and its preprocessing with it.
         keep_head: Start with the head of `weights` too; it must have as many outputs.
@@ -42,6 +43,7 @@ class Model:
     zero_init_residual: bool | None = None
     drop_path_rate: float | None = None
     dropout: float | None = None
+    head_widths: tuple[int, ...] | None = None
     weights: str = ""
     keep_head: bool = False
     frozen: tuple[str, ...] = ()
@@ -78,7 +80,7 @@ class Model:
         base = self.config or presets.get(self.arch or _ARCH)
         changes = {
             name: getattr(self, name)
-            for name in ("zero_init_residual", "drop_path_rate", "dropout")
+            for name in ("zero_init_residual", "drop_path_rate", "dropout", "head_widths")
             if getattr(self, name) is not None
         }
         return base.replace(num_classes=self.num_classes or num_classes, **changes)

@@ -91,6 +91,10 @@ def detect(
     return detection if known else _name(detection, probe.theirs, hidden=probe.hidden)
 
 
+# What an architecture leaves to a file.
+_SIZES = ("in_channels", "num_classes", "head_widths")
+
+
 class _Fit(NamedTuple):
     """How well arrays fit a net in a dialect: the greater the better, field by field."""
 
@@ -138,7 +142,7 @@ def _nearest(arrays: Mapping[str, np.ndarray]) -> tuple[_Fit, Detection] | None:
                 best, found = fit, detection
     if found is None:
         return None
-    sizes = {"num_classes": found.config.num_classes, "in_channels": found.config.in_channels}
+    sizes = {field: getattr(found.config, field) for field in _SIZES}
     expected = leaves(plan(found.config))
     alike = (
         name
@@ -175,7 +179,7 @@ def as_architecture(found: Detection, name: str) -> Detection:
     Where the dialect's system has no choice, as with an epsilon, it decides, not the architecture.
     """
     dialect = found.dialect
-    sizes = {field: getattr(found.config, field) for field in ("in_channels", "num_classes")}
+    sizes = {field: getattr(found.config, field) for field in _SIZES}
     known = ARCHITECTURES[name].replace(**sizes)
     fixed = {
         field: value

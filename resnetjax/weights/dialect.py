@@ -7,6 +7,7 @@ apart and no pattern is ever inverted.
 
 import fnmatch
 import functools
+import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -32,6 +33,7 @@ class Rule:
         theirs: Their name, with the same fields, and `{s0}`, `{s1}`, `{s_letter}` (and so on) for
             numbers counted from zero and from two, and for letters; `{block0}` and `{block2}` count
             the blocks of all stages from zero and from two, `{blocks3}` is their number plus three.
+            `{n_even}` counts in twos from zero, and so does `{head_even}` the layers of the head.
         when: Config fields and the values for which the rule holds; of several rules the first that
             does wins.
         layout: Overrides the layout of the module's kernel.
@@ -54,10 +56,12 @@ class Rule:
         for name, value in numbers.items():
             spelled |= {f"{name}0": value - 1, f"{name}1": value + 1}
             spelled[f"{name}_letter"] = chr(ord("a") + value - 1)
+            spelled[f"{name}_even"] = 2 * (value - 1)
         if "s" in numbers and "b" in numbers:
             spelled["block0"] = sum(config.depths[: numbers["s"] - 1]) + numbers["b"] - 1
             spelled["block2"] = spelled["block0"] + 2
         spelled["blocks3"] = sum(config.depths) + 3
+        spelled["head_even"] = 2 * len(config.head_widths)
         return self.theirs.format(**spelled)
 
 
@@ -117,6 +121,7 @@ class Depthwise:
 
 
 ANY: tuple[Any, ...] = ()
+MAX_DENSE = 5  # layers of a user's own head
 MAX_LISTED = 1000  # problems in one message: more arrays than ResNet-152 has
 
 
@@ -142,7 +147,8 @@ class Dialect:
             number of the net's layers.
         counter: A leaf beside each batch norm's statistics that is no weight: zero on saving.
         ignored: A pattern of names that are no weights.
-        head: What a file's only dense layer is, whatever it is called there.
+        head: What the head is called.
+        own_head: A pattern of what else the dense layers of a user's own head may be called.
         listing: Where a file lists a block's projection, if its readers go by the order.
         numbered: How layers are numbered, where they have no names; there are no rules then.
         lacks: The fields of a net that the system does not have together, and what it has.
@@ -162,7 +168,8 @@ class Dialect:
     scope: str = ""
     counter: str | None = None
     ignored: str | None = None
-    head: str | None = None
+    head: str = ""
+    own_head: str = ""
     listing: Projection | None = None
     numbered: Numbered | None = None
     lacks: Callable[[ResNetConfig], Iterable[tuple[str, str]]] = lambda config: ()
@@ -244,9 +251,11 @@ def stripped(dialect: Dialect, arrays: Mapping[str, np.ndarray]) -> dict[str, st
     }
     if dialect.scope and len({name.partition("/")[0] for name in kept}) == 1:
         kept = {name: name.partition("/")[2] for name in kept}
-    if (head := other_head(dialect, arrays)) is not None:
-        pattern = f"^{re.escape(head)}/"
-        kept = {theirs: re.sub(pattern, f"{dialect.head}/", kept[theirs]) for theirs in kept}
+    own = own_head(dialect, arrays)
+    for theirs in kept:
+        layer, separator, leaf = theirs.rpartition(dialect.separator)
+        if layer in own:
+            kept[theirs] = own[layer] + separator + leaf
     if dialect.numbered:
         numbers = dialect.numbered.renumber(kept.values())
         return {theirs: numbers[name] for theirs, name in kept.items()}
@@ -256,19 +265,37 @@ def stripped(dialect: Dialect, arrays: Mapping[str, np.ndarray]) -> dict[str, st
     return {theirs: name if plain[name] in names else plain[name] for theirs, name in kept.items()}
 
 
-def other_head(dialect: Dialect, arrays: Mapping[str, np.ndarray]) -> str | None:
-    """The layer that is the head for being the only dense one, if it is not called so."""
-    dense, usual = _dense(arrays), dialect.head
-    if usual is None or len(dense) != 1 or any(name.startswith(f"{usual}/") for name in arrays):
-        return None
-    counted = dialect.numbered and re.fullmatch(rf"{usual}_\d+", dense[0])
-    return None if counted else dense[0]
+def own_head(dialect: Dialect, arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """The dense layers of a user's own head, in their order, and what the dialect calls them.
+
+    All of a file's dense layers, if the dialect's pattern knows their names and each takes what
+    another puts out. Nothing of a head that has the dialect's names already.
+    """
+    dense = _dense(dialect, arrays)
+    if not all(re.fullmatch(dialect.own_head, name) for name in dense) or len(dense) > MAX_DENSE:
+        return {}
+    bias = dialect.head + dialect.separator + dialect.leaf_names["bias"]
+    if dialect.head not in dense and bias in arrays:
+        return {}  # it lacks its kernel
+    if dialect.numbered and all(re.fullmatch(rf"{dialect.head}(_\d+)?", name) for name in dense):
+        return {}  # which numbers tell
+    named = base_config(dialect, (1,), (64,)).replace(head_widths=(1,) * (len(dense) - 1))
+    modules = (*(f"head/hidden{number}" for number in range(1, len(dense))), "head")
+    names = tuple(found[0] for x in modules if (found := dialect.translate(x, named)))
+    for order in itertools.permutations(dense):
+        if order and all(dense[a][1] == dense[b][0] for a, b in itertools.pairwise(order)):
+            return {} if order == names else dict(zip(order, names, strict=True))
+    return {}
 
 
-def _dense(arrays: Mapping[str, np.ndarray]) -> list[str]:
-    """The dense layers of a Keras file: the kernels of all others have four dimensions."""
-    matrices = [name for name, array in arrays.items() if array.ndim == 2]
-    return [name.removesuffix("/kernel") for name in matrices if name.endswith("/kernel")]
+def _dense(dialect: Dialect, arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
+    """The dense layers, and the shapes of their kernels as ours: those of all others have four."""
+    leaf = dialect.separator + dialect.leaf_names["dense"]
+    kernels = {
+        x.removesuffix(leaf): y for x, y in arrays.items() if x.endswith(leaf) and y.ndim == 2
+    }
+    layout = dialect.layouts.get("dense")
+    return {x: (y.T if layout else y).shape for x, y in kernels.items()}
 
 
 def load_arrays(
@@ -329,15 +356,26 @@ def load_arrays(
 
 
 def _of_the_head(dialect: Dialect, arrays: Mapping[str, np.ndarray]) -> str:
-    """What a message says of a Keras file's dense layers, where they are not just the head."""
-    dense = _dense(arrays) if dialect.head else []
+    """What a message says of the dense layers, where they are not just the head."""
+    dense, own = list(_dense(dialect, arrays)), own_head(dialect, arrays)
+    if own:
+        return f"\n{in_words(own)} taken for the head."
     if len(dense) > 1:
         return (
-            f"\nThe file has {len(dense)} dense layers ({', '.join(dense):.300}), a ResNet has "
-            "one, its head: strict=False loads the net below them."
+            f"\nThe file has {len(dense)} dense layers ({', '.join(dense):.300}), which are no "
+            "head that a config has: strict=False loads the net below them."
         )
-    head = other_head(dialect, arrays)
-    return f"\nThe file's only dense layer, {head}, was taken for {dialect.head}." if head else ""
+    return ""
+
+
+def in_words(own: Mapping[str, str]) -> str:
+    """The layers of a user's own head, and what is taken for granted of several."""
+    *hidden, last = own
+    if not hidden:
+        return f"{last}, the only dense layer, was"
+    return (
+        f"{', '.join(hidden)} and {last}, the dense layers, with the net's activation between, were"
+    )
 
 
 def save_arrays(

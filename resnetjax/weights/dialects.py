@@ -13,7 +13,7 @@ _OURS = (
     "stage{s}_block{b}/conv{n}", "stage{s}_block{b}/norm{n}",
     "stage{s}_block{b}/shortcut/conv", "stage{s}_block{b}/shortcut/norm",
     "stage{s}_block{b}/attention/reduce", "stage{s}_block{b}/attention/expand",
-    "stage{s}_block{b}/attention/conv", "norm", "head",
+    "stage{s}_block{b}/attention/conv", "norm", "head/hidden{n}", "head",
 )  # fmt: skip
 
 NATIVE = Dialect(

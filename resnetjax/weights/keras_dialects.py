@@ -28,6 +28,7 @@ _KERAS = {
     "separator": "/",
     "listing": "aligned",
     "head": "predictions",  # in keras_applications, before TensorFlow 2.2, `probs`
+    "own_head": ".*",
 }
 
 # "caffe" and "tf" of keras.applications.imagenet_utils (F6); images are squashed by load_img.
@@ -64,6 +65,7 @@ _ENDS = (
     Rule("stem/conv{n}", "conv{n}_conv"),
     Rule("stem/norm{n}", "conv{n}_bn"),
     Rule("norm", "post_bn"),
+    Rule("head/hidden{n}", "hidden{n}"),
     Rule("head", "predictions"),
 )
 _APPLICATIONS = (*_block_rules("conv{s1}_block{b}", pre="preact_bn"), *_ENDS)
@@ -77,7 +79,7 @@ KERAS = Dialect(
     preprocess=CAFFE,
     families=("keras_resnet50", "keras_resnet101", "keras_resnet152"),
     base={**_NORM, "stride_on": "reduce", "conv_bias": "all", "stem_pool_value": "zero"},
-    expresses={"projections": ANY},
+    expresses={"projections": ANY, "head_widths": ANY},
 )
 
 KERAS_V2 = Dialect(
@@ -94,7 +96,7 @@ KERAS_V2 = Dialect(
         "strides": (2, 2, 2, 1),
         "stem_pool_value": "zero",
     },
-    expresses={"projections": ANY},
+    expresses={"projections": ANY, "head_widths": ANY},
 )
 
 # The 3x3 of a block is a DepthwiseConv2D, and a fixed reduction (F10): a Lambda without weights,
@@ -113,7 +115,7 @@ KERAS_RESNEXT = Dialect(
     preprocess=Preprocess(**_SQUASH),
     families=("keras_resnext*",),
     base={**_NORM, "stem_pool_value": "zero"},
-    expresses={"groups": ANY, "group_width": ANY, "projections": ANY},
+    expresses={"groups": ANY, "group_width": ANY, "projections": ANY, "head_widths": ANY},
     ignored=r".*_2_gconv/kernel",
 )
 
@@ -127,13 +129,14 @@ KERAS_2017 = Dialect(
         Rule("stage{s}_block{b}/norm{n}", f"bn{_LETTERS}2{{n_letter}}"),
         Rule("stage{s}_block{b}/shortcut/conv", f"res{_LETTERS}1"),
         Rule("stage{s}_block{b}/shortcut/norm", f"bn{_LETTERS}1"),
+        Rule("head/hidden{n}", "hidden{n}"),
         Rule("head", "fc1000"),
     ),
     **{**_KERAS, "head": "fc1000"},
     preprocess=CAFFE,
     families=("keras_resnet50",),
     base={**KERAS.base, "norm_eps": 1e-3},  # Keras's default
-    expresses={},
+    expresses={"head_widths": ANY},
 )
 
 KERASCV = Dialect(
@@ -149,6 +152,7 @@ KERASCV = Dialect(
         "stride_on": ("spatial", "reduce"),
         "strides": ANY,
         "projections": ANY,
+        "head_widths": ANY,
     },
 )  # fmt: skip
 
@@ -172,6 +176,7 @@ KERASCV_V2 = Dialect(
         "strides": ANY,
         "dilations": ANY,
         "projections": ANY,
+        "head_widths": ANY,
     },
 )
 
@@ -235,6 +240,7 @@ KERAS_NUMBERED = Dialect(
         "stem_width": ANY,
         "stem_pool": ("none", "max"),
         "projections": ANY,
+        "head_widths": ANY,
     },
 )
 KERAS_NUMBERED_FIRST = dataclasses.replace(

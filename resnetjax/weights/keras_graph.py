@@ -97,10 +97,11 @@ class _Graph:
         pool = {"average": "GlobalAveragePooling2D", "max": "GlobalMaxPooling2D"}[net.head_pool]
         name = "avg_pool" if net.head_pool == "average" else "max_pool"
         x = self.add(pool, name, [x], {}, shape=(net.features,))
-        if net.num_classes:
-            settings = {"units": net.num_classes, "activation": "linear", "use_bias": True}
-            name = self.called("head")
-            x = self.add("Dense", name, [x], settings, shape=(net.num_classes,))
+        for dense in net.head:
+            settings = {"units": dense.features, "activation": "linear", "use_bias": True}
+            name = self.called(dense.name)
+            x = self.add("Dense", name, [x], settings, shape=(dense.features,))
+            x = self.activation(x, dense.activation)
         return x
 
     def post(self, block: Block, x: str) -> str:

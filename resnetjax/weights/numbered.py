@@ -5,6 +5,7 @@ creation. Shapes tell the rest: where a block ends, and which convolution is its
 """
 
 import functools
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -60,9 +61,9 @@ class Numbered:
         Args:
             arrays: Numbered from zero.
         """
-        kernels = list(self._kernels(arrays))
-        head = arrays.get(f"{self.dense}/kernel")
-        if len(kernels) < 3 or head is None or head.ndim != 2:
+        kernels = list(_kernels(arrays, self.conv, rank=4))
+        dense = list(_kernels(arrays, self.dense, rank=2))
+        if len(kernels) < 3 or not dense:
             return None
         stem, rest = kernels[0], kernels[1:]
         blocks: list[tuple[int, int, bool]] = []  # channels in, channels out, whether it projects
@@ -85,14 +86,16 @@ class Numbered:
             )
             rest = rest[last:]
             blocks.append((width_in, width, bool(first or last)))
-        return self._of_blocks(blocks, kind, stem, head, arrays)
+        return self._of_blocks(blocks, kind, stem, arrays) | {
+            "num_classes": dense[-1][1],
+            "head_widths": tuple(features for _, features in dense[:-1]),
+        }
 
     def _of_blocks(
         self,
         blocks: list[tuple[int, int, bool]],
         kind: str,
         stem: tuple[int, ...],
-        head: np.ndarray,
         arrays: Mapping[str, np.ndarray],
     ) -> dict[str, Any]:
         # A stage begins where the width changes, which is where the stride is.
@@ -115,19 +118,20 @@ class Numbered:
             "stem_pool": "max" if stem[0] == 7 else "none",
             "stem_width": stem[3],
             "in_channels": stem[2],
-            "num_classes": head.shape[1],
             "shortcut_norm": norms == unnormed + count,
             "conv_bias": "all" if f"{self.conv}/bias" in arrays else "none",
         }
 
-    def _kernels(self, arrays: Mapping[str, np.ndarray]) -> Iterator[tuple[int, ...]]:
-        """Shapes of the convolutions' kernels, in their order."""
-        number = 0
-        while (kernel := arrays.get(f"{_numbered(self.conv, number)}/kernel")) is not None:
-            if kernel.ndim != 4:
-                return
-            yield kernel.shape
-            number += 1
+
+def _kernels(
+    arrays: Mapping[str, np.ndarray], kind: str, *, rank: int
+) -> Iterator[tuple[int, ...]]:
+    """Shapes of the kernels of one kind of layer, in their order."""
+    for number in itertools.count():
+        kernel = arrays.get(f"{_numbered(kind, number)}/kernel")
+        if kernel is None or kernel.ndim != rank:
+            return
+        yield kernel.shape
 
 
 def _numbered(kind: str, number: int) -> str:
@@ -139,7 +143,7 @@ def _names(numbered: Numbered, config: ResNetConfig) -> dict[str, str]:
     names, counts = {}, dict.fromkeys((numbered.conv, numbered.norm, numbered.dense), 0)
     for module in in_order(config, numbered.projection):
         last = module.rpartition("/")[2]
-        kind = numbered.dense if module == "head" else numbered.conv
+        kind = numbered.dense if module.startswith("head") else numbered.conv
         if last.startswith("norm"):
             kind = numbered.norm
         names[module] = _numbered(kind, counts[kind])
@@ -162,6 +166,8 @@ def in_order(config: ResNetConfig, projection: Projection) -> list[str]:
 
     def place(module: str) -> tuple[int, float]:
         block, _, part = module.partition("/")
+        if block == "head":
+            return blocks.index(block), modules.index(module)
         kind, number = re.sub(r"\d", "", part), int(re.sub(r"\D", "", part) or 0)
         shift = before if kind.endswith("norm") and block != "stem" else 0
         shift = 1 if kind == "norm" and block == "stem" else shift

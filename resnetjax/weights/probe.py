@@ -43,7 +43,20 @@ class Probe:
         named = entry(self.dialect, path, kind, config)
         return named is not None and named.name in self.theirs
 
-    def classes(self, config: ResNetConfig) -> int:
+    def head(self, config: ResNetConfig) -> dict[str, Any]:
+        """The config fields of the head."""
+        config = config.replace(head_widths=())
+        found = {"num_classes": self._classes(config), "head_widths": ()}
+        while True:
+            name = f"head/hidden{len(config.head_widths) + 1}/kernel"
+            array = self.array(name, "dense", config)
+            if array is None or not array.size:
+                return found
+            config = config.replace(head_widths=(*config.head_widths, array.shape[-1]))
+            if classes := self._classes(config):  # else this may have been the last layer
+                found = {"num_classes": classes, "head_widths": config.head_widths}
+
+    def _classes(self, config: ResNetConfig) -> int:
         """Outputs of the head, 0 without one; 1 of a head that is there and makes no sense."""
         arrays = (self.array(f"head/{x}", y, config) for x, y in _HEAD.items())
         if sized := [array.shape[-1] for array in arrays if array is not None]:
@@ -52,10 +65,10 @@ class Probe:
         return int(any(found is not None and found.name in self.theirs for found in named))
 
     def sized_like(self, known: ResNetConfig) -> ResNetConfig:
-        """The net with the class count and input channels of these arrays."""
+        """The net with the head and input channels of these arrays."""
         first = self.array("stem/conv1/kernel", "conv", known)
         channels = {} if first is None or not first.size else {"in_channels": first.shape[2]}
-        return known.replace(num_classes=self.classes(known), **channels)
+        return known.replace(**self.head(known), **channels)
 
     def config(self) -> ResNetConfig | None:
         """The net of these arrays, as far as they tell; None if it cannot be of this dialect."""
@@ -80,7 +93,7 @@ class Probe:
         found: dict[str, Any] = {
             "in_channels": first.shape[2],
             "stem_width": last.shape[3],
-            "num_classes": self.classes(skeleton),
+            **self.head(skeleton),
         }
         if stem == "deep":
             second = self.array("stem/conv2/kernel", "conv", skeleton)

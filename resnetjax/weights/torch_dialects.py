@@ -30,6 +30,9 @@ _TORCH = {
     "metadata": {"format": "pt"},  # Transformers refuses a file that does not say so
 }
 
+# In the head's place, of ours with nothing but an activation between its layers.
+_SEQUENTIAL = r"fc\.\d+"
+
 _DEEP = {"stem": ("deep", "tiered")}
 _AVERAGED = {"shortcut": ("avg_conv",)}
 
@@ -40,7 +43,9 @@ _TORCHVISION_RULES = (
     Rule("stage{s}_block{b}/norm{n}", "layer{s}.{b0}.bn{n}"),
     Rule("stage{s}_block{b}/shortcut/conv", "layer{s}.{b0}.downsample.0"),
     Rule("stage{s}_block{b}/shortcut/norm", "layer{s}.{b0}.downsample.1"),
-    Rule("head", "fc"),
+    Rule("head/hidden{n}", "fc.{n_even}"),
+    Rule("head", "fc", {"head_widths": ((),)}),
+    Rule("head", "fc.{head_even}"),
 )
 
 
@@ -67,6 +72,8 @@ TORCHVISION = Dialect(
     name="torchvision",
     rules=_TORCHVISION_RULES,
     **_TORCH,
+    head="fc",
+    own_head=_SEQUENTIAL,
     preprocess=Preprocess(),
     families=("resnet*", "resnext*", "wide_resnet*"),
     base={},
@@ -78,6 +85,7 @@ TORCHVISION = Dialect(
         "strides": ANY,
         "dilations": ANY,
         "output_stride": (None, 8, 16, 32),
+        "head_widths": ANY,
     },
     lacks=_torchvision_lacks,
 )
@@ -101,6 +109,8 @@ TIMM = Dialect(
         *_TORCHVISION_RULES,
     ),
     **_TORCH,
+    head="fc",
+    own_head=_SEQUENTIAL,
     preprocess=Preprocess(),
     families=("resnet*", "resnext*", "wide_resnet*", "se*", "eca*", "test_resnet"),
     base={},

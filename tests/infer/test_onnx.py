@@ -44,9 +44,10 @@ NETS = {
         "conv_bias": "all", "activation": "gelu_tanh", "stride_block": "last",
         "shortcut": "avg_conv",
     },
-    "pruned-eca-avg_conv": {
+    "pruned-eca-avg_conv-hidden": {
         "attention": "eca", "shortcut": "avg_conv",
         "pruned_features": (((9, 12, 50), (16, 5, 50)), ((24, 7, 30),)),
+        "head_widths": (12, 7), "activation": "silu",
     },
     "basic-pad_shortcut-average_pool-headless": {
         "block": "basic", "shortcut": "pad", "antialias": "average", "inner_activation": "silu",

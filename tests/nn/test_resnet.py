@@ -21,7 +21,7 @@ from flax import nnx
 import resnetjax as rj
 from resnetjax.config import ResNetConfig
 from resnetjax.errors import BatchNormError, ConfigError
-from resnetjax.measure import leaves
+from resnetjax.measure import flops, leaves, parameter_count
 from resnetjax.nn import functions
 from resnetjax.nn.init import initialize
 from resnetjax.nn.resnet import ResNet
@@ -319,6 +319,45 @@ def test_logits_are_the_head_of_the_mean_of_the_last_features():
             head["bias"]
         )
         np.testing.assert_allclose(model.apply(variables, IMAGES), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_head_may_have_layers_before_its_last():
+    config = net(head_widths=(9, 5), activation="gelu", dropout=0.5)
+    model, variables = ResNet(config), random_variables(config)
+    x = model.apply(variables, IMAGES, stages=("pooled",), method="features")["pooled"]
+    head = variables["params"]["head"]
+    for layer in ("hidden1", "hidden2"):
+        x = jax.nn.gelu(x @ head[layer]["kernel"] + head[layer]["bias"][None], approximate=False)
+    expected = x @ head["kernel"] + head["bias"][None]
+    np.testing.assert_allclose(model.apply(variables, IMAGES), expected, rtol=1e-5, atol=1e-6)
+    shapes = jax.tree.map(jnp.shape, head)
+    assert shapes["hidden2"] == {"kernel": (9, 5), "bias": (5,)}
+    initial = jax.eval_shape(model.init, jax.random.key(0), IMAGES)["params"]["head"]
+    assert jax.tree.map(jnp.shape, initial) == shapes
+    wide = config.replace(head_widths=())
+    features = plan(config).features
+    extra = features * 9 + 9 * 5 + 5 * config.num_classes - features * config.num_classes
+    assert flops(plan(config)) - flops(plan(wide)) == 2 * extra
+    assert parameter_count(plan(config)) - parameter_count(plan(wide)) == extra + 9 + 5
+    assert plan(config.replace(num_classes=0)).head == ()
+
+
+def test_dropout_comes_before_each_dense_layer_of_the_head():
+    config = net(head_widths=(400,), dropout=0.5, num_classes=400)
+    model, variables = ResNet(config, frozen=("stem", "stage*")), random_variables(config)
+    head = {"hidden1": {"kernel": np.eye(plan(config).features, 400), "bias": np.ones(400)},
+            "kernel": np.eye(400), "bias": np.zeros(400)}  # fmt: skip
+    variables["params"]["head"] = jax.tree.map(jnp.float32, head)
+    x = model.apply(variables, IMAGES, train=True, rngs={"dropout": jax.random.key(0)})
+    pooled = np.asarray(model.apply(variables, IMAGES)) - 1
+    # By either, by the second, by none: what is kept is doubled each time.
+    choices = np.stack([0 * pooled, 0 * pooled + 2, 2 * (2 * pooled + 1)])
+    distances = np.abs(choices - np.asarray(x))
+    assert distances.min(0).max() < 1e-4
+    features = plan(config).features
+    shares = [(distance[:, :features] < 1e-4).mean() for distance in distances]
+    assert all(0.1 < share < 0.7 for share in shares)
+    assert abs((np.asarray(x)[:, features:] == 0).mean() - 0.5) < 0.1
 
 
 def test_the_norm_of_v2_is_the_activated_norm_of_its_last_stage():

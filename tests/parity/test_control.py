@@ -135,7 +135,7 @@ ARRAYS = {
 }
 
 # Fields that the file's arrays decide, whatever the config says.
-SIZES = {"in_channels": 1, "num_classes": 10}
+SIZES = {"in_channels": 1, "num_classes": 10, "head_widths": (8,)}
 
 # Fields that matter in training only.
 TRAINING = {
@@ -262,10 +262,14 @@ def test_the_arrays_refuse_another_value(loaded, field, value):
 
 
 @pytest.mark.parametrize("loaded", ["timm/resnet18"], indirect=True)
-def test_classes_and_channels_are_the_files(loaded):
+def test_head_and_channels_are_the_files(loaded):
     with pytest.warns(UserWarning, match="assumed"):
         found = rj.load(loaded.original.path, config=CONTROLS["timm/resnet18"].replace(**SIZES))
-    assert (found.config.in_channels, found.config.num_classes) == (3, 1000)
+    assert {name: getattr(found.config, name) for name in SIZES} == {
+        "in_channels": 3,
+        "num_classes": 1000,
+        "head_widths": (),
+    }
 
 
 @pytest.mark.parametrize("loaded", ["timm/resnet18", "timm/resnetv2_18d-os16"], indirect=True)

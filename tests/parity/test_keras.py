@@ -281,34 +281,54 @@ def test_f14_a_net_of_unnamed_layers_that_no_config_is_is_refused(fields, said, 
     assert load(tmp_path / f"net.{ending}", config=config).config == config
 
 
-def transferred(form: str) -> keras.Model:
+def transferred(form: str, *hidden: int) -> keras.Model:
     """keras.applications' net of narrow stages without its head, and a user's head."""
     keras.backend.clear_session()
     whole = application(pre=form == "flat v2")
     fill(whole)
     base = keras.Model(whole.input, whole.layers[-3].output)
-    pool, head = keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(CLASSES)
+    layers = [keras.layers.GlobalAveragePooling2D()]
+    for width in hidden:
+        layers += [keras.layers.Dense(width, activation="relu"), keras.layers.Dropout(0.2)]
+    layers.append(keras.layers.Dense(CLASSES))
     if form == "sequential":
-        return keras.Sequential([base, keras.layers.GlobalMaxPooling2D(), head])
+        return keras.Sequential([base, keras.layers.GlobalMaxPooling2D(), *layers[1:]])
     if form == "nested":
         inputs = keras.Input((EDGE_PX, EDGE_PX, 3))
         x = base(keras.layers.RandomFlip()(inputs), training=False)
     else:
         inputs, x = base.input, base.output
-    return keras.Model(inputs, head(keras.layers.Dropout(0.2)(pool(x))))
+    for layer in layers:
+        x = layer(x)
+    return keras.Model(inputs, x)
 
 
 @pytest.mark.parametrize("ending", ["h5", "keras", "weights.h5"])
 @pytest.mark.parametrize("form", ["flat", "flat v2", "nested", "sequential"])
-def test_a_head_of_ones_own_on_keras_applications_is_found(form, ending, images, tmp_path):
-    model = transferred(form)
+@pytest.mark.parametrize("hidden", [(), (12, 12)])
+def test_a_head_of_ones_own_on_keras_applications_is_found(form, hidden, ending, images, tmp_path):
+    model = transferred(form, *hidden)
     path = tmp_path / f"net.{ending}"
     (model.save_weights if ending == "weights.h5" else model.save)(path)
-    with pytest.warns(AssumptionWarning, match="dense, the only dense layer, is the head"):
+    layers = "dense, dense_1 and dense_2, the dense layers" if hidden else "dense, the only dense"
+    with pytest.warns(AssumptionWarning, match=f"{layers}.* taken for the head"):
         pre = rj.load(path)
-    assert pre.config.num_classes == CLASSES
+    assert (pre.config.num_classes, pre.config.head_widths) == (CLASSES, hidden)
     if ending == "weights.h5":  # it tells no pool
         pool = "max" if form == "sequential" else "average"
         pre = load(path, config=pre.config.replace(head_pool=pool))
     ours = np.asarray(jax.jit(pre.model.apply)(pre.variables, jnp.asarray(images)))
     assert spread_error(ours, logits_of(model, images)) < TOLERANCE
+    if ending == "keras" and form.startswith("flat"):
+        rj.save(pre, tmp_path / "back.keras", dialect=pre.source.dialect)
+        back = keras.models.load_model(tmp_path / "back.keras")
+        assert spread_error(ours, logits_of(back, images)) < TOLERANCE
+
+
+def test_an_activation_in_the_head_that_is_not_the_nets_is_refused(tmp_path):
+    model = transferred("flat", 12)
+    model.layers[-3].activation = keras.activations.tanh
+    model.save(tmp_path / "net.keras")
+    said = r"predictions reads tanh\(hidden1\), not relu\(hidden1\)"
+    with pytest.raises(WeightsMismatch, match=said):
+        load(tmp_path / "net.keras")

@@ -1,5 +1,6 @@
 """Real nets, saved by their own frameworks, side by side with ours: `rows.py` lists them."""
 
+import itertools
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -154,6 +155,37 @@ def test_a_new_head_leaves_the_rest_bit_equal(samples, tmp_path, name):
     for variables in (whole.variables, changed.variables):
         del variables["params"]["head"]
     assert jax.tree.all(jax.tree.map(np.array_equal, whole.variables, changed.variables))
+
+
+@pytest.mark.parametrize("hidden", [(), (40,), (40, 40)])
+@pytest.mark.parametrize("name", ["torchvision/resnet18", "timm/resnet18d"])
+def test_a_sequential_in_the_heads_place_is_the_head(tmp_path, name, hidden):
+    row = _row(name)
+    model = nets.build(row.framework, row.net, row.arguments, row.depths("full"))
+    layers: list[torch.nn.Module] = [torch.nn.Dropout(0.3)]
+    for before, after in itertools.pairwise((model.fc.in_features, *hidden)):
+        layers += [torch.nn.Linear(before, after), torch.nn.ReLU(), torch.nn.Dropout(0.3)]
+    model.fc = torch.nn.Sequential(*layers, torch.nn.Linear((512, *hidden)[-1], 7))
+    torch.save(model.eval().state_dict(), tmp_path / "net.pth")
+    with pytest.warns(UserWarning, match="taken for the head"):
+        pre = rj.load(tmp_path / "net.pth")
+    assert (pre.config.head_widths, pre.config.num_classes) == (hidden, 7)
+    images = np.random.default_rng(0).standard_normal((2, 64, 64, 3), np.float32)
+    with torch.no_grad():
+        theirs = model(torch.from_numpy(images.transpose(0, 3, 1, 2))).numpy()
+    ours = jax.jit(pre.model.apply)(pre.variables, images)
+    assert np.abs(ours - theirs).max() < TOLERANCE * theirs.std()
+    rj.save(pre, tmp_path / "back.pth", dialect=pre.source.dialect)
+    if hidden:
+        model.fc = torch.nn.Sequential(
+            *(layer for layer in model.fc if not isinstance(layer, torch.nn.Dropout))
+        )
+    else:
+        model.fc = model.fc[-1]
+    before = {name: array.clone() for name, array in model.state_dict().items()}
+    after = torch.load(tmp_path / "back.pth")
+    assert before.keys() == after.keys()
+    assert all(torch.equal(after[name], before[name]) for name in before)
 
 
 def test_every_layout_is_a_file_of_its_own_kind(samples, tmp_path):

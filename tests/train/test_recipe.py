@@ -68,6 +68,7 @@ OTHERS = {
     "model.zero_init_residual": True,
     "model.drop_path_rate": 0.1,
     "model.dropout": 0.1,
+    "model.head_widths": (8,),
     "model.weights": "elsewhere",
     "model.frozen": ("stem",),
     "model.unfreeze_after_epochs": 3.0,

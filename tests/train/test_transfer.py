@@ -236,6 +236,28 @@ def test_nothing_but_the_head_moves_before_the_net_is_unfrozen(weights, data):
                 break
 
 
+def test_a_new_head_of_several_layers_learns_alone_while_the_net_is_frozen(weights, data):
+    recipe = finetune(weights, data)
+    model = dataclasses.replace(
+        recipe.model, head_widths=(6, 5), frozen=("[!h]*",), unfreeze_after_epochs=None,
+        still_frozen=(),
+    )  # fmt: skip
+    with Setup(dataclasses.replace(recipe, model=model)) as setup:
+        state = setup.fresh_state()
+        before = flat(jax.device_get(state.variables))
+        for _, (batch, _) in zip(
+            range(2), setup.batches(0), strict=False
+        ):  # the first is at rate 0
+            state, _ = setup.train_step(state, batch)
+        after = flat(jax.device_get(state.variables))
+    head = {f"head/{layer}{leaf}" for layer in ("hidden1/", "hidden2/", "") for leaf in
+            ("kernel", "bias")}  # fmt: skip
+    assert {name for name in after if not np.array_equal(after[name], before[name])} == head
+    pretrained = flat(rj.load(weights).variables)
+    kept = {name for name in before if np.array_equal(before[name], pretrained.get(name, 0))}
+    assert kept == before.keys() - head
+
+
 def test_a_run_ends_when_it_is_none_the_better_and_keeps_the_best(run, weights, data):
     folder, outcome = run
     lines = [line for line in metrics(folder) if "test_loss" in line]
@@ -317,10 +339,11 @@ def test_the_command_fine_tunes_a_folder_and_predict_uses_its_labels(
             "train", Path(__file__).parents[2] / "configs" / "finetune.py",
             "--model", shared_weights / "resnet20-12fca82f.th", "--data", data,
             "--workdir", tmp_path / "run", "--epochs", 2, "--model.unfreeze-after-epochs", 1,
-            "--batch-size", 16,
+            "--batch-size", 16, "--model.head-widths", 12, 8,
         )  # fmt: skip
         assert result.code == 0, result.err
         assert "support" in result.err
+        assert rj.load(tmp_path / "run").config.head_widths == (12, 8)
         image = next((data / "light").iterdir())
         result = command("predict", tmp_path / "run", image, "--json", "--top", 2)
     assert result.code == 0, result.err

@@ -1,6 +1,7 @@
 """Names and shapes alone tell a file's dialect and net, as far as they can."""
 
 import contextlib
+import itertools
 import random
 import re
 
@@ -18,7 +19,7 @@ from resnetjax.weights.dialect import (
     entries,
     inexpressible,
     load_arrays,
-    other_head,
+    own_head,
 )
 from resnetjax.weights.dialects import DIALECTS, get
 
@@ -269,15 +270,54 @@ def test_the_only_dense_layer_of_a_keras_file_is_the_head(dialect, arch, head):
     assert renamed.keys() != arrays.keys()
     found = detect(renamed, source="x")
     assert (found.dialect.name, found.config.num_classes, found.arch) == (dialect, 7, arch)
-    assert other_head(found.dialect, renamed) == head
+    assert list(own_head(found.dialect, renamed)) == [head]
     loaded, _ = load_arrays(found.dialect, renamed, found.config, source="x")
     assert loaded["head/kernel"].shape == (config.widths[-1] * (4 if "50" in arch else 1), 7)
-    assert other_head(found.dialect, arrays) is None
+    assert not own_head(found.dialect, arrays)
 
 
-def test_several_dense_layers_of_a_keras_file_are_said_to_be_no_head():
+@pytest.mark.parametrize(
+    ("dialect", "arch", "layers"),
+    [
+        ("keras", "keras_resnet50", ["dense", "dense_1", "dense_2"]),
+        ("keras_v2", "keras_resnet50v2", ["fc_b", "fc_a", "predictions"]),
+        ("kerascv_v2", "kerascv_resnet18v2", ["dense_3", "dense_12", "dense_5"]),
+        ("keras_numbered", "mlperf_tiny_resnet8", ["dense_3", "dense_12", "dense_13"]),
+        ("keras_numbered", "mlperf_tiny_resnet8", ["one", "two", "three"]),
+        ("torchvision", "resnet18", ["fc.0", "fc.3", "fc.6"]),
+        ("timm", "resnet18d", ["fc.1", "fc.3", "fc.10"]),
+    ],
+)
+@pytest.mark.parametrize("turned", [False, True])
+def test_dense_layers_that_follow_one_another_are_the_head(dialect, arch, layers, turned):
+    config = ARCHITECTURES[arch].replace(num_classes=0)
+    arrays = file_of(config, dialect)
+    features, separator = plan(config).features, get(dialect).separator
+    widths, leaf = (features, 30, 20, 7), get(dialect).leaf_names["dense"]
+    head = {}
+    for layer, (before, after) in zip(layers, itertools.pairwise(widths), strict=True):
+        shape = (after, before) if separator == "." else (before, after)
+        head[f"{layer}{separator}{leaf}"] = np.full(shape, after, np.float32)
+        head[f"{layer}{separator}bias"] = np.full(after, after, np.float32)
+    arrays |= dict(reversed(head.items())) if turned else head
+    found = detect(arrays, source="x")
+    assert (found.dialect.name, found.config.head_widths) == (dialect, (30, 20))
+    assert (found.arch, found.config.num_classes) == (arch, 7)
+    loaded, _ = load_arrays(found.dialect, arrays, found.config, source="x")
+    for path, width in {"head/hidden1": 30, "head/hidden2": 20, "head": 7}.items():
+        assert np.unique(loaded[f"{path}/kernel"]) == np.unique(loaded[f"{path}/bias"]) == width
+    with pytest.raises(WeightsMismatch, match="norm_of_the_head"):
+        load_arrays(
+            found.dialect,
+            arrays | {f"norm_of_the_head{separator}gamma": np.zeros(30, np.float32)},
+            found.config,
+            source="x",
+        )
+
+
+def test_dense_layers_that_do_not_follow_one_another_are_no_head():
     arrays = file_of(ARCHITECTURES["keras_resnet50"].replace(num_classes=0), "keras")
-    arrays |= {"dense/kernel": np.zeros((2048, 9)), "dense_1/kernel": np.zeros((9, 5))}
+    arrays |= {"dense/kernel": np.zeros((2048, 9)), "dense_1/kernel": np.zeros((2048, 5))}
     found = detect(arrays, source="x")
     with pytest.raises(WeightsMismatch, match=r"2 dense layers \(dense, dense_1\).*strict=False"):
         load_arrays(found.dialect, arrays, found.config, source="x")
@@ -285,12 +325,22 @@ def test_several_dense_layers_of_a_keras_file_are_said_to_be_no_head():
     assert len(skipped) == 2
 
 
+@pytest.mark.parametrize("lost", ["hidden1/bias", "hidden1/kernel", "hidden2/kernel", "kernel"])
+def test_a_head_of_ours_that_lacks_an_array_is_refused_with_its_name(lost):
+    config = ARCHITECTURES["cifar_resnet20"].replace(head_widths=(30, 20))
+    arrays = file_of(config, "resnetjax")
+    del arrays[f"head/{lost}"]
+    found = detect(arrays, source="x")
+    with pytest.raises(WeightsMismatch, match="head/"):
+        load_arrays(found.dialect, arrays, found.config, source="x")
+
+
 def test_a_dense_layer_that_reads_more_than_pooled_features_is_no_head():
     arrays = file_of(ARCHITECTURES["keras_resnet50"].replace(num_classes=0), "keras")
     arrays |= {"dense/kernel": np.zeros((8192, 5)), "dense/bias": np.zeros(5)}
     found = detect(arrays, source="x")
     with pytest.raises(
-        WeightsMismatch, match=r"\(8192, 5\) -> .*\(2048, 5\)\n.*only dense layer, dense, was"
+        WeightsMismatch, match=r"\(8192, 5\) -> .*\(2048, 5\)\n.*dense, the only dense layer, was"
     ):
         load_arrays(found.dialect, arrays, found.config, source="x")
 

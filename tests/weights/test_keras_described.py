@@ -58,21 +58,22 @@ def insert(model, before, kind, **settings):
         {"stem_pool": "max", "stem_pool_value": "zero", "activation": "silu"},
         {"stem_pool": "max", "stem_pool_value": "zero", "order": "pre"},
         {"head_pool": "max"},
+        {"head_widths": (9, 7), "activation": "silu"},
         {"order": "pre"},
     ],
 )
 def test_f14_what_layers_say_and_a_config_can_say_is_followed(changes):
     net = NET.replace(**changes)
-    assert read(model_of(net)) == net
+    assert read(model_of(net), NET.replace(head_widths=net.head_widths)) == net
 
 
 @pytest.mark.parametrize("arch", ["keras_resnet50", "keras_resnet50v2", "kerascv_resnet18v2"])
 def test_f14_named_layers_are_followed_too(arch):
     dialect = keras_dialects.KERASCV_V2 if "cv" in arch else keras_dialects.KERAS
     dialect = keras_dialects.KERAS_V2 if arch == "keras_resnet50v2" else dialect
-    net = get(arch).replace(head_pool="max", activation="silu")
+    net = get(arch).replace(head_pool="max", head_widths=(5,), activation="silu")
     model, _ = functional(net, dialect)
-    assert read(model, get(arch), dialect) == net
+    assert read(model, get(arch).replace(head_widths=(5,)), dialect) == net
 
 
 def test_f14_an_activation_without_a_field_is_refused():
