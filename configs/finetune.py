@@ -10,7 +10,7 @@ of the pretrained net, as Keras's guide has it.
 
 Top-1 on scikit-learn's digits from a CIFAR-10 ResNet-32 (akamaster's), 200
 images to train on, 1,597 others to test, 64 steps: 87.2 % (89.2, 86.8, 85.8 of three seeds). The
-same net from scratch in as many steps, at the best of four rates: 77.7 % (70.6, 81.7, 80.8). By
+same net from scratch in as many steps, at the best of four rates: 76.5 % (69.5, 79.4, 80.7). By
 `scripts/benchmark.py finetune`, which shortens the run to a minute on two shared CPU cores;
 `benchmarks/results/finetune-digits.json`.
 """
