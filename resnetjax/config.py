@@ -99,7 +99,8 @@ class ResNetConfig:
         drop_path_rate: Stochastic depth of the last block; rises linearly from 0 at the first.
         block_dropout: Dropout before each block's last convolution (wide ResNets).
         head_pool: How the last feature map is pooled.
-        head_widths: Features of dense layers before the head's last, each with `activation`.
+        head_widths: Features of dense layers before the head's last, each with `activation`; ()
+            where there is no head.
         dropout: Dropout before each dense layer of the head.
         zero_init_residual: Start each residual branch at zero (last norm's scale; in v2 the last
             kernel).
@@ -201,6 +202,8 @@ class ResNetConfig:
         )
         if isinstance(self.block, tuple) and len(set(self.block)) == 1:
             object.__setattr__(self, "block", self.block[0])  # one spelling for one net
+        if not self.num_classes:
+            object.__setattr__(self, "head_widths", ())
         self._check_combinations()
         if self.pruned_features is not None:
             self._check_pruned(self.pruned_features)

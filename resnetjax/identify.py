@@ -11,14 +11,17 @@ from resnetjax.data import labels as label_sets
 from resnetjax.data import preprocess_formats
 from resnetjax.layouts.description import Description
 from resnetjax.weights import (
+    dialects,
     files,
     keras_config,
     keras_described,
     keras_dialects,
     torch_dialects,
 )
+from resnetjax.weights.arrays import stripped
 from resnetjax.weights.detect import Detection, as_architecture, detect
-from resnetjax.weights.dialect import in_words, inexpressible, own_head, stripped
+from resnetjax.weights.dialect import inexpressible
+from resnetjax.weights.own_head import in_words, own_head
 from resnetjax.weights.sources import PublishedWeights
 
 
@@ -36,8 +39,9 @@ def identify(
     known = wanted or (described.config if described else None)
     seen = detect(file.arrays, source=name, known=known)
     if published is None and (own := own_head(seen.dialect, file.arrays)):
-        assumed.append(f"{in_words(own)} taken for the head")
+        assumed.append(in_words(own))
     if known is not None:
+        assumed += _of_the_head(seen, set())
         seen = dataclasses.replace(seen, arch=presets.architecture_of(seen.config))
         if wanted is None and described and described.arch:
             seen = dataclasses.replace(seen, arch=described.arch)
@@ -45,8 +49,10 @@ def identify(
     told = published.arch if published else _told(file) or _of_kerascv(seen, file)
     if isinstance(told, str) and told in (seen.arch, *seen.alternatives):
         seen = as_architecture(seen, told)
-        return _as_described(seen, file, name=name)[0], tuple(assumed)
+        seen, fields = _as_described(seen, file, name=name)
+        return seen, (*assumed, *_of_the_head(seen, fields))
     seen, fields = _as_described(seen, file, name=name)
+    assumed += _of_the_head(seen, fields)
     # No array tells of these, not even where only one architecture fits.
     left = [word for word, field in _UNSEEN.items() if field not in fields]
     if not left:
@@ -64,6 +70,13 @@ def identify(
             + others * bool(seen.alternatives)
         )
     return seen, tuple(assumed)
+
+
+def _of_the_head(seen: Detection, fields: set[str]) -> list[str]:
+    """What is assumed of a head of several layers where the file does not say these fields."""
+    told = seen.dialect is dialects.NATIVE or fields.issuperset(_UNSEEN.values())
+    between = f"{seen.config.activation} between the layers of the head"
+    return [between] if seen.config.head_widths and not told else []
 
 
 def _told(file: files.WeightFile) -> Any:

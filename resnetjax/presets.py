@@ -123,6 +123,9 @@ def _wrn(depth: int, factor: int) -> Net:
 
 _CIFAR_DEPTHS = (20, 32, 44, 56, 110, 164, 1001, 1202)
 
+# What an architecture leaves to a file.
+SIZES = ("num_classes", "head_widths", "in_channels")
+
 ARCHITECTURES: dict[str, Net] = {
     # torchvision and timm, v1.5
     "resnet18": Net(depths=_18, **_BASIC),
@@ -326,13 +329,14 @@ def get(name: str) -> Net:
 
 
 def architecture_of(config: Net) -> str | None:
-    """The architecture that is this net, its classes and input channels aside.
+    """The architecture that is this net, its head and input channels aside.
 
     Example:
         >>> architecture_of(get("resnet50").replace(num_classes=10))
         'resnet50'
     """
+    sizes = {field: getattr(config, field) for field in SIZES}
     for name, known in ARCHITECTURES.items():
-        if known.replace(num_classes=config.num_classes, in_channels=config.in_channels) == config:
+        if known.replace(**sizes) == config:
             return name
     return None

@@ -29,7 +29,8 @@ from resnetjax.weights import (
     torch_dialects,
     torch_writer,
 )
-from resnetjax.weights.dialect import Dialect, inexpressible, save_arrays
+from resnetjax.weights.arrays import save_arrays
+from resnetjax.weights.dialect import Dialect, inexpressible
 
 
 def save(

@@ -24,8 +24,8 @@ from resnetjax.nn.resnet import ResNet
 from resnetjax.plan import plan
 from resnetjax.pretrained import Pretrained, Source, Variables, make_variables, seed_of
 from resnetjax.weights import files
+from resnetjax.weights.arrays import load_arrays
 from resnetjax.weights.detect import Detection
-from resnetjax.weights.dialect import load_arrays
 
 
 def create(
@@ -197,7 +197,7 @@ def _sizes(config: ResNetConfig | None, found: Detection) -> tuple[str, ...]:
     return tuple(
         f"{field}={getattr(found.config, field)} as in the file, not {getattr(given, field)} "
         f"as in config ({field}= decides)"
-        for field in ("num_classes", "in_channels")
+        for field in presets.SIZES
         if getattr(given, field) != getattr(found.config, field)
     )
 

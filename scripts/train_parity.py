@@ -15,7 +15,7 @@ import functools
 import itertools
 import json
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -33,7 +33,7 @@ from resnetjax.train.recipe import Recipe, read_recipe
 from resnetjax.train.setup import Setup
 from resnetjax.train.step import losses, vary
 from resnetjax.weights import torch_dialects
-from resnetjax.weights.dialect import load_arrays, save_arrays
+from resnetjax.weights.arrays import load_arrays, save_arrays
 
 Activation = Callable[[torch.Tensor], torch.Tensor]
 ACTIVATIONS: dict[str, Activation] = {"relu": torch.relu, "silu": nn.functional.silu}
@@ -233,21 +233,25 @@ def _noting(signs: list[torch.Tensor]) -> Activation:
     return activate
 
 
-def _obeying(signs: Iterable[Any]) -> Callable[[Any], Any]:
+def _obeying(signs: list[Any]) -> Callable[[Any], Any]:
     """Lets through what another net's ReLUs did, call by call."""
-    remaining = iter(signs)
-    return lambda x: x * next(remaining)
+    calls = itertools.count()
+    return lambda x: x * signs[next(calls)]
 
 
 @contextlib.contextmanager
-def _ours_obeying(signs: Iterable[jax.Array]) -> Iterator[None]:
-    obey = _obeying(signs)
+def _ours_obeying(signs: list[jax.Array]) -> Iterator[None]:
+    obey, calls = _obeying(signs), itertools.count()
 
     def activate(x: jax.Array, activation: str | None) -> jax.Array:
-        return x if activation is None else obey(x)
+        if activation is None:
+            return x
+        next(calls)
+        return obey(x)
 
     with mock.patch.object(functions, "activate", activate):
         yield
+    assert next(calls) == len(signs)
 
 
 def _torch_gradient(

@@ -34,7 +34,8 @@ from resnetjax.plan import plan
 from resnetjax.presets import ARCHITECTURES
 from resnetjax.pretrained import Pretrained, Source, flatten
 from resnetjax.weights import dialects, files
-from resnetjax.weights.dialect import base_config, save_arrays
+from resnetjax.weights.arrays import save_arrays
+from resnetjax.weights.dialect import base_config
 
 CLASSES = 5
 TINY = ResNetConfig(

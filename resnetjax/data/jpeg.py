@@ -1,9 +1,10 @@
 """Ordinary JPEG files, decoded by simplejpeg as far down as their pixels are needed.
 
-The pixels are Pillow's, in three quarters of the time, and a random crop ends above a sixth of the
-rows. TensorFlow's `decode_and_crop_jpeg` leaves them out likewise.
+The pixels are Pillow's, in three quarters of the time; and on average a sixth of an image's rows
+lies below a random crop. TensorFlow's `decode_and_crop_jpeg` leaves them out likewise.
 """
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,10 @@ try:
 except ImportError:
     simplejpeg = None
 
-_BASELINE_FRAME, _SCAN, _END = 0xC0, 0xDA, b"\xff\xd9"  # of the markers of ITU-T T.81
+_BASELINE_FRAME, _SCAN, _RESTARTS = 0xC0, 0xDA, 0xDD  # of the markers of ITU-T T.81
+
+# The first fault of a file whose height was cut, if that is its only one: its end is 0xD9.
+_SUPERFLUOUS = "Corrupt JPEG data: \\d+ extraneous bytes before marker 0xd9"
 
 
 @dataclass(frozen=True)
@@ -38,22 +42,23 @@ class Jpeg:
 
         Red, green, blue and a byte without meaning, which Pillow has in memory too.
 
-        A file without its end is decoded to where it ends, and so is None. What else is damaged
-        below the rows is not seen; Pillow sees little of it, since JPEG has no checksum.
+        A fault in the file is one that Pillow should see, but for those that are not seen because
+        they lie below the rows, and look like the data of an image.
         """
         assert simplejpeg is not None
         kept = stop + 2  # the colour of the last row may be smoothed with that of the next two
-        at = _height_at(self.data) if kept < self.height and self.data.endswith(_END) else None
-        data = self.data
-        if at is not None:
-            data = data[:at] + kept.to_bytes(2, "big") + data[at + 2 :]
+        at = _height_at(self.data) if kept < self.height else None
+        if at is None:
+            kept, data = self.height, self.data
+        else:
+            data = self.data[:at] + kept.to_bytes(2, "big") + self.data[at + 2 :]
+        pixels = np.empty((kept, self.width, 4), np.uint8)
         try:
-            # The data of the rows left out is superfluous, to which strict decoding objects.
-            return simplejpeg.decode_jpeg(
-                data, "RGBX", fastdct=False, fastupsample=False, strict=at is None
-            )
-        except ValueError:
-            return None
+            simplejpeg.decode_jpeg(data, "RGBX", fastdct=False, fastupsample=False, buffer=pixels)
+        except ValueError as fault:
+            if at is None or not re.fullmatch(_SUPERFLUOUS, str(fault)):
+                return None
+        return pixels
 
 
 def read_header(data: bytes) -> Jpeg | None:
@@ -73,12 +78,13 @@ def read_header(data: bytes) -> Jpeg | None:
 
 
 def _height_at(data: bytes) -> int | None:
-    """Where the height stands, in a file of one pass; None in one of several."""
-    at = 2
+    """Where the height stands in a baseline file without restarts; None in all others."""
+    at, found = 2, None
     while data[at : at + 1] == b"\xff":
         marker = data[at + 1]
-        if marker in (_BASELINE_FRAME, _SCAN):
-            # After the marker: the segment's length, the bits of a sample, the height.
-            return at + 5 if marker == _BASELINE_FRAME else None
+        if marker == _BASELINE_FRAME:
+            found = at + 5  # after the marker, the segment's length and the bits of a sample
+        if marker in (_SCAN, _RESTARTS):
+            return found if marker == _SCAN else None
         at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
     return None

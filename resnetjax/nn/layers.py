@@ -1,6 +1,7 @@
 """Thin linen modules, one for each entry of a plan: they own parameters and call `functions`."""
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,24 +114,19 @@ class Dense(nn.Module):
 
 
 class Head(Dense):
-    """Dense layers from the pooled features to the logits, dropping before each."""
+    """Dense layers from the pooled features to the logits, and what is done before each."""
 
-    hidden: tuple[specs.Dense, ...] = ()
-    dropout_rate: float = 0.0
+    hidden: tuple[specs.Dense, ...]
+    drop: Callable[[Array], Array]
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch in"]) -> Float[Array, "batch out"]:
         """The logits. The last layer's arrays are the module's own: "head/kernel"."""
         for layer in self.hidden:
             name = layer.name.removeprefix("head/")
-            x = Dense(layer.features, self.mode, name=name)(self._drop(x))
+            x = Dense(layer.features, self.mode, name=name)(self.drop(x))
             x = functions.activate(x, layer.activation)
-        return self._product(self._drop(x))
-
-    def _drop(self, x: Float[Array, "batch in"]) -> Float[Array, "batch in"]:
-        if not (self.mode.train and self.dropout_rate):
-            return x
-        return functions.dropout(x, self.dropout_rate, self.make_rng("dropout"))
+        return self._product(self.drop(x))
 
 
 class ChannelConvolution(nn.Module):

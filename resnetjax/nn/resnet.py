@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -185,9 +185,15 @@ class ResNet(nn.Module):
             return found
         if net.head:
             *hidden, last = net.head
-            head = Head(last.features, mode, tuple(hidden), net.dropout_rate, name="head")
+            drop = self._dropping(net.dropout_rate if mode.train else 0.0)
+            head = Head(last.features, mode, tuple(hidden), drop, name="head")
             x = head(x).astype(wide)
         return {"logits": x}
+
+    def _dropping(self, rate: float) -> Callable[[Array], Array]:
+        if not rate:
+            return lambda x: x
+        return lambda x: functions.dropout(x, rate, self.make_rng("dropout"))
 
     def _mode(self, module: str, train: bool) -> Mode:
         mode = Mode(train, self.dtype, self.axis_name, self.norm_batch)

@@ -15,15 +15,9 @@ from resnetjax.config import ResNetConfig
 from resnetjax.errors import ConfigError, UnsupportedFile
 from resnetjax.measure import leaves
 from resnetjax.plan import plan
-from resnetjax.presets import ARCHITECTURES
-from resnetjax.weights.dialect import (
-    Dialect,
-    effective,
-    entries,
-    entry,
-    inexpressible,
-    strip_root,
-)
+from resnetjax.presets import ARCHITECTURES, SIZES
+from resnetjax.weights.arrays import strip_root
+from resnetjax.weights.dialect import Dialect, effective, entries, entry, inexpressible
 from resnetjax.weights.dialects import DIALECTS
 from resnetjax.weights.probe import Probe
 
@@ -91,10 +85,6 @@ def detect(
     return detection if known else _name(detection, probe.theirs, hidden=probe.hidden)
 
 
-# What an architecture leaves to a file.
-_SIZES = ("in_channels", "num_classes", "head_widths")
-
-
 class _Fit(NamedTuple):
     """How well arrays fit a net in a dialect: the greater the better, field by field."""
 
@@ -142,7 +132,7 @@ def _nearest(arrays: Mapping[str, np.ndarray]) -> tuple[_Fit, Detection] | None:
                 best, found = fit, detection
     if found is None:
         return None
-    sizes = {field: getattr(found.config, field) for field in _SIZES}
+    sizes = {field: getattr(found.config, field) for field in SIZES}
     expected = leaves(plan(found.config))
     alike = (
         name
@@ -179,7 +169,7 @@ def as_architecture(found: Detection, name: str) -> Detection:
     Where the dialect's system has no choice, as with an epsilon, it decides, not the architecture.
     """
     dialect = found.dialect
-    sizes = {field: getattr(found.config, field) for field in _SIZES}
+    sizes = {field: getattr(found.config, field) for field in SIZES}
     known = ARCHITECTURES[name].replace(**sizes)
     fixed = {
         field: value

@@ -7,7 +7,6 @@ apart and no pattern is ever inverted.
 
 import fnmatch
 import functools
-import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -16,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from resnetjax.config import Preprocess, ResNetConfig
-from resnetjax.errors import ConfigError, WeightsMismatch
+from resnetjax.errors import ConfigError
 from resnetjax.measure import leaves
 from resnetjax.plan import plan
 from resnetjax.presets import ARCHITECTURES
-from resnetjax.weights.numbered import Numbered, Projection, in_order
+from resnetjax.weights.numbered import Numbered, Projection
 
 
 @dataclass(frozen=True)
@@ -121,8 +120,6 @@ class Depthwise:
 
 
 ANY: tuple[Any, ...] = ()
-MAX_DENSE = 5  # layers of a user's own head
-MAX_LISTED = 1000  # problems in one message: more arrays than ResNet-152 has
 
 
 @dataclass(frozen=True)
@@ -148,7 +145,8 @@ class Dialect:
         counter: A leaf beside each batch norm's statistics that is no weight: zero on saving.
         ignored: A pattern of names that are no weights.
         head: What the head is called.
-        own_head: A pattern of what else the dense layers of a user's own head may be called.
+        own_head_names: A pattern of what else the dense layers of a user's own head may be called;
+            a `position` in it counts the modules of which they are some.
         listing: Where a file lists a block's projection, if its readers go by the order.
         numbered: How layers are numbered, where they have no names; there are no rules then.
         lacks: The fields of a net that the system does not have together, and what it has.
@@ -169,7 +167,7 @@ class Dialect:
     counter: str | None = None
     ignored: str | None = None
     head: str = ""
-    own_head: str = ""
+    own_head_names: str = ""
     listing: Projection | None = None
     numbered: Numbered | None = None
     lacks: Callable[[ResNetConfig], Iterable[tuple[str, str]]] = lambda config: ()
@@ -235,175 +233,6 @@ def entries(dialect: Dialect, config: ResNetConfig) -> dict[str, Entry]:
     return {path: named for path, named in found.items() if named is not None}
 
 
-def strip_root(dialect: Dialect, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The arrays by their names without the dialect's prefixes and without what is no weight."""
-    return {name: arrays[theirs] for theirs, name in stripped(dialect, arrays).items()}
-
-
-def stripped(dialect: Dialect, arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
-    """The arrays' names by those in the file, likewise."""
-    counter = f".{dialect.counter}"
-    kept = {
-        name: name
-        for name in arrays
-        if not (dialect.counter and name.endswith(counter))
-        and not (dialect.ignored and re.fullmatch(dialect.ignored, name))
-    }
-    if dialect.scope and len({name.partition("/")[0] for name in kept}) == 1:
-        kept = {name: name.partition("/")[2] for name in kept}
-    own = own_head(dialect, arrays)
-    for theirs in kept:
-        layer, separator, leaf = theirs.rpartition(dialect.separator)
-        if layer in own:
-            kept[theirs] = own[layer] + separator + leaf
-    if dialect.numbered:
-        numbers = dialect.numbered.renumber(kept.values())
-        return {theirs: numbers[name] for theirs, name in kept.items()}
-    # One that is there with and without the prefix keeps it, and so is unexpected.
-    names = set(kept.values())
-    plain = {name: name.removeprefix(dialect.root) for name in names}
-    return {theirs: name if plain[name] in names else plain[name] for theirs, name in kept.items()}
-
-
-def own_head(dialect: Dialect, arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
-    """The dense layers of a user's own head, in their order, and what the dialect calls them.
-
-    All of a file's dense layers, if the dialect's pattern knows their names and each takes what
-    another puts out. Nothing of a head that has the dialect's names already.
-    """
-    dense = _dense(dialect, arrays)
-    if not all(re.fullmatch(dialect.own_head, name) for name in dense) or len(dense) > MAX_DENSE:
-        return {}
-    bias = dialect.head + dialect.separator + dialect.leaf_names["bias"]
-    if dialect.head not in dense and bias in arrays:
-        return {}  # it lacks its kernel
-    if dialect.numbered and all(re.fullmatch(rf"{dialect.head}(_\d+)?", name) for name in dense):
-        return {}  # which numbers tell
-    named = base_config(dialect, (1,), (64,)).replace(head_widths=(1,) * (len(dense) - 1))
-    modules = (*(f"head/hidden{number}" for number in range(1, len(dense))), "head")
-    names = tuple(found[0] for x in modules if (found := dialect.translate(x, named)))
-    for order in itertools.permutations(dense):
-        if order and all(dense[a][1] == dense[b][0] for a, b in itertools.pairwise(order)):
-            return {} if order == names else dict(zip(order, names, strict=True))
-    return {}
-
-
-def _dense(dialect: Dialect, arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
-    """The dense layers, and the shapes of their kernels as ours: those of all others have four."""
-    leaf = dialect.separator + dialect.leaf_names["dense"]
-    kernels = {
-        x.removesuffix(leaf): y for x, y in arrays.items() if x.endswith(leaf) and y.ndim == 2
-    }
-    layout = dialect.layouts.get("dense")
-    return {x: (y.T if layout else y).shape for x, y in kernels.items()}
-
-
-def load_arrays(
-    dialect: Dialect,
-    arrays: Mapping[str, np.ndarray],
-    config: ResNetConfig,
-    *,
-    source: str,
-    new_head: bool = False,
-    strict: bool = True,
-) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """Our arrays by path, as views of theirs where the layout allows, and what was skipped.
-
-    Args:
-        dialect: Whose names the arrays have.
-        arrays: By their names.
-        config: The net to fill.
-        source: Named in errors.
-        new_head: Leave the head out: it is not looked for, and theirs is not unexpected.
-        strict: Raise if anything does not fit, once all of it has been looked at.
-
-    Raises:
-        WeightsMismatch: Arrays are missing, unexpected or mis-shaped; all are listed, by both
-            names, but for those beyond `MAX_LISTED`, which are counted.
-    """
-    expected = leaves(plan(config))
-    named = entries(dialect, config)
-    theirs = strip_root(dialect, arrays)
-    loaded, problems = {}, []
-    for path, leaf in expected.items():
-        if new_head and path.startswith("head/"):
-            continue
-        name = named[path].name
-        if name not in theirs:
-            problems.append(f"  missing     {name} -> {path} {leaf.shape}")
-            continue
-        array = named[path].load(theirs[name])
-        if array is None or array.shape != leaf.shape:
-            problems.append(f"  shape       {name} {theirs[name].shape} -> {path} {leaf.shape}")
-        elif not _is_real(array.dtype):
-            problems.append(f"  dtype       {name} {array.dtype} -> {path} float32")
-        else:
-            loaded[path] = array
-    known = {named[path].name for path in expected}
-    problems += [
-        f"  unexpected  {name} {theirs[name].shape}" for name in theirs if name not in known
-    ]
-    if problems and strict:
-        raise WeightsMismatch(
-            f"{source} does not fit (dialect {dialect.name}):\n"
-            + "\n".join(problems[:MAX_LISTED])
-            + (f"\n  and {more} more" if (more := len(problems) - MAX_LISTED) > 0 else "")
-            + _of_the_head(dialect, arrays)
-            + "\nPass arch= or config= for another architecture, num_classes= for a new head, or "
-            "strict=False to skip what does not fit (it lists what it skipped)."
-        )
-    return loaded, tuple(line.strip() for line in problems)
-
-
-def _of_the_head(dialect: Dialect, arrays: Mapping[str, np.ndarray]) -> str:
-    """What a message says of the dense layers, where they are not just the head."""
-    dense, own = list(_dense(dialect, arrays)), own_head(dialect, arrays)
-    if own:
-        return f"\n{in_words(own)} taken for the head."
-    if len(dense) > 1:
-        return (
-            f"\nThe file has {len(dense)} dense layers ({', '.join(dense):.300}), which are no "
-            "head that a config has: strict=False loads the net below them."
-        )
-    return ""
-
-
-def in_words(own: Mapping[str, str]) -> str:
-    """The layers of a user's own head, and what is taken for granted of several."""
-    *hidden, last = own
-    if not hidden:
-        return f"{last}, the only dense layer, was"
-    return (
-        f"{', '.join(hidden)} and {last}, the dense layers, with the net's activation between, were"
-    )
-
-
-def save_arrays(
-    dialect: Dialect, ours: Mapping[str, np.ndarray], config: ResNetConfig
-) -> dict[str, np.ndarray]:
-    """Their arrays by their names, contiguous, ready to be written."""
-    root = dialect.root if config.num_classes else ""
-    scope = dialect.scope.format(layers=_layers(config))
-    theirs: dict[str, np.ndarray] = {}
-    found = entries(dialect, config)
-    if dialect.listing:
-        modules = in_order(config, dialect.listing)
-        found = dict(sorted(found.items(), key=lambda x: modules.index(x[0].rpartition("/")[0])))
-    for path, named in found.items():
-        prefix = scope if path.startswith("head/") else scope + root
-        theirs[prefix + named.name] = named.save(np.asarray(ours[path]))
-        if dialect.counter and path.endswith("/var"):
-            module = named.name.rpartition(".")[0]
-            theirs[f"{prefix}{module}.{dialect.counter}"] = np.zeros((), np.int64)
-    return theirs
-
-
-def _layers(config: ResNetConfig) -> int:
-    """How papers count: the stem, the convolutions on the main path of every block, the head."""
-    kinds = zip(config.blocks, config.depths, strict=True)
-    return 2 + sum(depth * (3 if kind == "bottleneck" else 2) for kind, depth in kinds)
-
-
 def inexpressible(dialect: Dialect, config: ResNetConfig) -> list[str]:
     """What no net of this dialect's system can have, as `field=value` phrases."""
     base = base_config(dialect, config.depths, (64,) * len(config.depths))  # any will do
@@ -443,11 +272,6 @@ _FREE = (
     "depths", "widths", "num_classes", "in_channels",
     "norm_decay", "drop_path_rate", "block_dropout", "dropout", "zero_init_residual",
 )  # fmt: skip
-
-
-def _is_real(dtype: np.dtype) -> bool:
-    # bfloat16 and float8 come from ml_dtypes, whose kind is "V".
-    return dtype.kind == "f" or (dtype.kind == "V" and "float" in dtype.name)
 
 
 @functools.cache

@@ -28,7 +28,7 @@ _KERAS = {
     "separator": "/",
     "listing": "aligned",
     "head": "predictions",  # in keras_applications, before TensorFlow 2.2, `probs`
-    "own_head": ".*",
+    "own_head_names": ".*",
 }
 
 # "caffe" and "tf" of keras.applications.imagenet_utils (F6); images are squashed by load_img.

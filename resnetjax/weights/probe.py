@@ -45,11 +45,12 @@ class Probe:
 
     def head(self, config: ResNetConfig) -> dict[str, Any]:
         """The config fields of the head."""
-        config = config.replace(head_widths=())
+        config = config.replace(head_widths=(), num_classes=1)
         found = {"num_classes": self._classes(config), "head_widths": ()}
         while True:
-            name = f"head/hidden{len(config.head_widths) + 1}/kernel"
-            array = self.array(name, "dense", config)
+            longer = config.replace(head_widths=(*config.head_widths, 1))
+            name = f"head/hidden{len(longer.head_widths)}/kernel"
+            array = self.array(name, "dense", longer)
             if array is None or not array.size:
                 return found
             config = config.replace(head_widths=(*config.head_widths, array.shape[-1]))

@@ -30,8 +30,8 @@ _TORCH = {
     "metadata": {"format": "pt"},  # Transformers refuses a file that does not say so
 }
 
-# In the head's place, of ours with nothing but an activation between its layers.
-_SEQUENTIAL = r"fc\.\d+"
+# nn.Sequential in the head's place; of ours, with nothing but an activation between its layers.
+_SEQUENTIAL = r"fc\.(?P<position>\d+)"
 
 _DEEP = {"stem": ("deep", "tiered")}
 _AVERAGED = {"shortcut": ("avg_conv",)}
@@ -73,7 +73,7 @@ TORCHVISION = Dialect(
     rules=_TORCHVISION_RULES,
     **_TORCH,
     head="fc",
-    own_head=_SEQUENTIAL,
+    own_head_names=_SEQUENTIAL,
     preprocess=Preprocess(),
     families=("resnet*", "resnext*", "wide_resnet*"),
     base={},
@@ -110,7 +110,7 @@ TIMM = Dialect(
     ),
     **_TORCH,
     head="fc",
-    own_head=_SEQUENTIAL,
+    own_head_names=_SEQUENTIAL,
     preprocess=Preprocess(),
     families=("resnet*", "resnext*", "wide_resnet*", "se*", "eca*", "test_resnet"),
     base={},

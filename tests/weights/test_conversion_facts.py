@@ -17,8 +17,9 @@ from resnetjax.identify import preprocess_of
 from resnetjax.measure import feature_info, leaves
 from resnetjax.plan import plan
 from resnetjax.presets import ARCHITECTURES
+from resnetjax.weights.arrays import save_arrays
 from resnetjax.weights.detect import Detection
-from resnetjax.weights.dialect import base_config, entries, save_arrays
+from resnetjax.weights.dialect import base_config, entries
 from resnetjax.weights.dialects import get
 from resnetjax.weights.passes import absorb_epsilon, fold_biases
 from resnetjax.weights.sources import find

@@ -13,15 +13,11 @@ from resnetjax.errors import UnsupportedFile, WeightsMismatch
 from resnetjax.measure import leaves
 from resnetjax.plan import plan
 from resnetjax.presets import ARCHITECTURES, names
+from resnetjax.weights.arrays import load_arrays
 from resnetjax.weights.detect import detect
-from resnetjax.weights.dialect import (
-    Depthwise,
-    entries,
-    inexpressible,
-    load_arrays,
-    own_head,
-)
+from resnetjax.weights.dialect import Depthwise, entries, inexpressible
 from resnetjax.weights.dialects import DIALECTS, get
+from resnetjax.weights.own_head import own_head
 
 EXPRESSED = [
     (dialect.name, arch)
@@ -306,13 +302,70 @@ def test_dense_layers_that_follow_one_another_are_the_head(dialect, arch, layers
     loaded, _ = load_arrays(found.dialect, arrays, found.config, source="x")
     for path, width in {"head/hidden1": 30, "head/hidden2": 20, "head": 7}.items():
         assert np.unique(loaded[f"{path}/kernel"]) == np.unique(loaded[f"{path}/bias"]) == width
-    with pytest.raises(WeightsMismatch, match="norm_of_the_head"):
-        load_arrays(
-            found.dialect,
-            arrays | {f"norm_of_the_head{separator}gamma": np.zeros(30, np.float32)},
-            found.config,
-            source="x",
-        )
+    known = detect(arrays, source="x", known=ARCHITECTURES[arch])
+    assert (known.dialect, known.config) == (found.dialect, found.config)
+
+
+def with_head(widths: dict[str, tuple[int, int]], **others: int) -> dict[str, np.ndarray]:
+    """Torchvision's ResNet-18 with dense layers and vectors in place of `fc`."""
+    arrays = file_of(ARCHITECTURES["resnet18"].replace(num_classes=0), "torchvision")
+    for name, (before, after) in widths.items():
+        arrays[f"{name}.weight"] = np.zeros((after, before), np.float32)
+        arrays[f"{name}.bias"] = np.zeros(after, np.float32)
+    for name, size in others.items():
+        for leaf in ("weight", "bias"):
+            arrays[f"{name.replace('_', '.')}.{leaf}"] = np.zeros(size, np.float32)
+    return arrays
+
+
+@pytest.mark.parametrize(
+    ("arrays", "said"),
+    [
+        # Linear, ReLU, LayerNorm, Linear, and others whose names ours would be.
+        (with_head({"fc.0": (512, 64), "fc.3": (64, 5)}, fc_2=64), r"fc\.2\.weight \(64,\)"),
+        (with_head({"fc.1": (512, 64), "fc.3": (64, 5)}, fc_0=512), r"fc\.0\.weight \(512,\)"),
+        (with_head({"fc.0": (512, 64), "fc.3": (64, 5)}, fc_1=64), r"fc\.1\.weight \(64,\)"),
+        (with_head({"fc.0": (512, 64), "fc.2": (64, 5)}, fc_1=64), r"fc\.1\.weight \(64,\)"),
+        (with_head({"fc.0": (512, 64), "fc.2": (64, 5)}, fc_3=5), r"fc\.3\.weight \(5,\)"),
+        # No room for an activation, and layers in another order than the shapes'.
+        (with_head({"fc.0": (512, 64), "fc.1": (64, 5)}), r"2 dense layers \(fc\.0, fc\.1\)"),
+        (with_head({"fc.0": (64, 5), "fc.3": (512, 64)}), r"2 dense layers"),
+        (with_head({"classifier": (512, 5)}), r"classifier\.weight"),
+    ],
+)
+def test_a_head_that_no_config_has_is_refused(arrays, said):
+    found = detect(arrays, source="x")
+    assert found.dialect.name == "torchvision"
+    with pytest.raises(WeightsMismatch, match=said):
+        load_arrays(found.dialect, arrays, found.config, source="x")
+    loaded, _ = load_arrays(
+        found.dialect, arrays, found.config, source="x", new_head=True, strict=False
+    )
+    assert not any(path.startswith("head/") for path in loaded)
+
+
+def test_a_new_head_takes_the_place_of_whatever_is_in_fc():
+    arrays = with_head({"fc.0": (512, 64), "fc.3": (64, 5)}, fc_1=64)
+    found = detect(arrays, source="x")
+    loaded, skipped = load_arrays(found.dialect, arrays, found.config, source="x", new_head=True)
+    assert skipped == ()
+    assert loaded.keys() == leaves(plan(ARCHITECTURES["resnet18"].replace(num_classes=0))).keys()
+
+
+@pytest.mark.parametrize("name", ["fc.{}", "dense_{}"])
+def test_dense_layers_of_equal_shapes_are_in_the_order_of_their_numbers(name):
+    arch, dialect = ("resnet18", "torchvision") if "." in name else ("keras_resnet50", "keras")
+    arrays = file_of(ARCHITECTURES[arch].replace(num_classes=0), dialect)
+    width, numbers = plan(ARCHITECTURES[arch]).features, (1, 4, 7, 10, 13, 16, 19)
+    leaf = ".weight" if "." in name else "/kernel"
+    for number in sorted(numbers, key=str):
+        arrays[name.format(number) + leaf] = np.full((width, width), number, np.float32)
+        arrays[name.format(number) + leaf[0] + "bias"] = np.zeros(width, np.float32)
+    found = detect(arrays, source="x")
+    assert found.config.head_widths == (width,) * 6
+    loaded, _ = load_arrays(found.dialect, arrays, found.config, source="x")
+    modules = (*(f"head/hidden{i}" for i in range(1, 7)), "head")
+    assert tuple(loaded[f"{module}/kernel"].max() for module in modules) == numbers
 
 
 def test_dense_layers_that_do_not_follow_one_another_are_no_head():

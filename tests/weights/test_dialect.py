@@ -11,15 +11,8 @@ from resnetjax.errors import ConfigError, UnknownName, WeightsMismatch
 from resnetjax.measure import leaves
 from resnetjax.plan import plan
 from resnetjax.presets import ARCHITECTURES, names
-from resnetjax.weights.dialect import (
-    Depthwise,
-    base_config,
-    entries,
-    inexpressible,
-    load_arrays,
-    save_arrays,
-    strip_root,
-)
+from resnetjax.weights.arrays import load_arrays, save_arrays, strip_root
+from resnetjax.weights.dialect import Depthwise, base_config, entries, inexpressible
 from resnetjax.weights.dialects import DIALECTS, get
 from tests.cut import cut
 

@@ -7,8 +7,8 @@ from resnetjax.config import ResNetConfig
 from resnetjax.measure import leaves
 from resnetjax.plan import plan
 from resnetjax.presets import ARCHITECTURES
+from resnetjax.weights.arrays import load_arrays, save_arrays
 from resnetjax.weights.detect import detect
-from resnetjax.weights.dialect import load_arrays, save_arrays
 from resnetjax.weights.dialects import get
 
 DIALECTS = ("keras_numbered", "keras_numbered_first")

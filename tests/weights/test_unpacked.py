@@ -18,7 +18,7 @@ from resnetjax.errors import (
 )
 from resnetjax.pretrained import flatten
 from resnetjax.weights import dialects, sources, unpacked
-from resnetjax.weights.dialect import save_arrays
+from resnetjax.weights.arrays import save_arrays
 from tests.weights.local_server import Page, running
 from tests.weights.table_bytes import tensor, version1
 from tests.weights.torch_bytes import integer, mapping, tar_bytes

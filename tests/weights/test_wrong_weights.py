@@ -13,8 +13,9 @@ from resnetjax.config import ResNetConfig
 from resnetjax.errors import UnsupportedFile, WeightsMismatch
 from resnetjax.measure import leaves
 from resnetjax.plan import plan
+from resnetjax.weights.arrays import load_arrays, save_arrays
 from resnetjax.weights.detect import detect
-from resnetjax.weights.dialect import base_config, entries, load_arrays, save_arrays
+from resnetjax.weights.dialect import base_config, entries
 from resnetjax.weights.dialects import DIALECTS, get
 
 # What a dialect has beyond its plainest net, so that each of its rules is tried.
