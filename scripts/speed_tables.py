@@ -61,7 +61,8 @@ def table(result: dict[str, Any]) -> str:
                 f"{peer['ready_s']:.1f} s | "
                 f"{'–' if memory is None else f'{memory / 2**20:.0f} MiB'} |"
             )
-    return "\n".join([*lines, "", ""])
+    missing = (f"| {x} | left out for time | | | | | | | | |" for x in result.get("left_out", ()))
+    return "\n".join([*lines, *missing, "", ""])
 
 
 def _spread(values: dict[str, float], scale: float, digits: int) -> str:

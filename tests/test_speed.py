@@ -46,6 +46,7 @@ def test_a_table_gives_what_was_measured_and_who_was_absent():
         "device": "cpu",
         "load_average": {"before": [0.5, 1, 1], "after": [2.25, 1, 1]},
         "cases": [case],
+        "left_out": ["resnet50, batch 512"],
     }
     lines = runpy.run_path(str(SCRIPTS / "speed_tables.py"))["table"](result).splitlines()
     assert "Load average before and after: 0.5, 2.2." in "\n".join(lines)
@@ -54,8 +55,32 @@ def test_a_table_gives_what_was_measured_and_who_was_absent():
     assert f"{head} resnetjax | {same} | 1.5 s | 2.5 s | 3 MiB |" in lines
     for name in ("eager", "of old"):
         assert f"{head} {name} | {same} | – | 2.5 s | – |" in lines
+    assert "| resnet50, batch 512 | left out for time | | | | | | | | |" in lines
     assert f"{head} other | – | | | | | | | other not installed |" in lines
     assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
+
+
+def test_a_grid_ends_in_its_time_and_says_what_it_left_out(monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPTS)
+    import speed
+
+    now, batches = [0.0], []
+
+    def measured(case, chosen, limit_s):
+        now[0] += 150.0
+        batches.append(case.batch)
+        return {"batch": case.batch}
+
+    monkeypatch.setattr(speed, "_measured", measured)
+    monkeypatch.setattr(speed.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(speed.jax, "default_backend", lambda: "gpu")
+    *_, result = speed.compare("infer", "default", ())
+    assert batches == [1, 512, 32]
+    assert result["left_out"] == ["resnet50, batch 128", "resnet50, batch 8"]
+    assert [case["batch"] for case in result["cases"]] == batches
+    assert now[0] < 540
+    *_, result = speed.compare("infer", "full", ())
+    assert result["left_out"] == []
 
 
 @pytest.mark.slow
