@@ -163,12 +163,13 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
             self._write(seen, body[half:])
 
         def _write(self, seen: Seen, body: bytes) -> None:
+            # Before it is sent: who has read it all may look at the count at once.
+            seen.sent_bytes += len(body)
             try:
                 self.wfile.write(body)
                 self.wfile.flush()
-                seen.sent_bytes += len(body)
             except (BrokenPipeError, ConnectionResetError):
-                pass
+                seen.sent_bytes -= len(body)
 
         def log_message(self, format: str, *args: object) -> None:
             pass
