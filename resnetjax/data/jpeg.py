@@ -80,7 +80,7 @@ def read_header(data: bytes) -> Jpeg | None:
 def _height_at(data: bytes) -> int | None:
     """Where the height stands in a baseline file without restarts; None in all others."""
     at, found = 2, None
-    while data[at : at + 1] == b"\xff":
+    while data[at : at + 1] == b"\xff" and at + 1 < len(data):
         marker = data[at + 1]
         if marker == _BASELINE_FRAME:
             found = at + 5  # after the marker, the segment's length and the bits of a sample
