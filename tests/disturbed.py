@@ -1,4 +1,4 @@
-"""Nets with random weights whose norms and statistics, too, are unlike any others."""
+"""Nets and images that tell: random weights, norms and statistics unlike any others."""
 
 from typing import Any
 
@@ -43,6 +43,18 @@ def disturb(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> np.ndarray:
         array = rng.normal(0, 0.2, leaf.shape)
         array[:small] *= np.sqrt(1e-5) if name == "mean" else 1
     return array.astype(np.float32)
+
+
+def varied_images(count: int, height: int, width: int) -> np.ndarray:
+    """Noise of other contrast and brightness in each image, float32[count, height, width, 3].
+
+    Of equal statistics they would have nearly equal logits in a random net, which averages noise
+    away, and rounding would be large beside the spread over the images.
+    """
+    noise = np.random.default_rng(1).standard_normal((count, height, width, 3), np.float32)
+    shape = (count, 1, 1, 1)
+    contrast = np.geomspace(0.3, 2, count, dtype=np.float32).reshape(shape)
+    return noise * contrast + np.linspace(-0.5, 1, count, dtype=np.float32).reshape(shape)
 
 
 def spread_error(found: np.ndarray, expected: np.ndarray) -> float:

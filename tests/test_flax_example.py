@@ -16,7 +16,7 @@ from flax import serialization
 import resnetjax as rj
 from resnetjax.errors import AssumptionWarning
 from resnetjax.presets import get
-from tests.disturbed import disturb, spread_error
+from tests.disturbed import disturb, spread_error, varied_images
 
 # Of the spread max|f(x_i) - mean f|; both sides compute in float32.
 TOLERANCE = 1e-4
@@ -110,7 +110,7 @@ def test_what_the_example_trained_is_read_computed_and_written_back(case, tmp_pa
     assert (pre.source.dialect, pre.source.arch) == ("flax_example", None if sizes else name)
     padded = rj.ResNet(pre.config.replace(padding="torch", stem_pool_padding="torch"))
     for size in (EVEN, ODD):
-        images = np.random.default_rng(1).standard_normal((3, *size, 3), np.float32)
+        images = varied_images(3, *size)
         expected = np.asarray(jax.jit(model.apply)(variables, images))
         found = jax.jit(pre.model.apply)(pre.variables, images)
         assert spread_error(found, expected) < TOLERANCE

@@ -2,9 +2,11 @@
 
 import importlib.util
 import os
+import random
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.parity import rows, table
@@ -20,6 +22,14 @@ if importlib.util.find_spec("torch"):
     torchvision_shim.install()
     # One of several processes shares the cores with the others; threads that wait are busy.
     torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(item):
+        """Frameworks fill their nets from global generators: every run has the same nets."""
+        random.seed(0)
+        np.random.seed(0)  # noqa: NPY002 - theirs is the global one
+        torch.manual_seed(0)
+
 else:
 
     class WithoutTorch(pytest.Module):

@@ -14,6 +14,7 @@ import resnetjax as rj
 from resnetjax import presets
 from resnetjax.errors import AssumptionWarning
 from resnetjax.infer.features import feature_info
+from tests.disturbed import varied_images
 from tests.parity import engine, torch_side
 from tests.parity.engine import TOLERANCE
 from tests.parity.test_keras import fill, hub
@@ -151,7 +152,7 @@ def test_kerashubs_pyramid_outputs(block_type, pre_activation, tmp_path):
     fill(model)
     model.save(tmp_path / "net.keras")
     backbone = model.backbone
-    x = np.random.default_rng(1).normal(size=(4, 65, 65, 3)).astype(np.float32)
+    x = varied_images(4, 65, 65)
     outputs = keras.Model(backbone.inputs, backbone.pyramid_outputs)(x, training=False)
     theirs = {key: keras.ops.convert_to_numpy(value) for key, value in outputs.items()}
     pre = load(tmp_path / "net.keras")

@@ -13,7 +13,7 @@ from flax import serialization
 import resnetjax as rj
 from resnetjax.errors import AssumptionWarning
 from resnetjax.presets import get
-from tests.disturbed import disturb, disturbed, spread_error
+from tests.disturbed import disturb, disturbed, spread_error, varied_images
 
 pytestmark = pytest.mark.parity
 
@@ -51,10 +51,6 @@ def computed(model: Any, variables: Any, images: np.ndarray) -> np.ndarray:
     return np.asarray(jax.jit(lambda v, x: model.apply(v, x, **options))(variables, images))
 
 
-def images_of(size: tuple[int, int]) -> np.ndarray:
-    return np.random.default_rng(1).standard_normal((3, *size, 3), np.float32)
-
-
 @pytest.mark.parametrize(
     "net", [pytest.param(x, marks=[] if "18" in x else pytest.mark.slow) for x in NETS]
 )
@@ -68,8 +64,8 @@ def test_the_variables_of_a_net_are_read_computed_and_written_back(net, tmp_path
         pre = rj.load(tmp_path / "net.msgpack")
     assert pre.source.arch == arch
     for size in (EVEN,) if "ResNetD" in net else (EVEN, ODD):
-        expected = computed(model, variables, images_of(size))
-        found = jax.jit(pre.model.apply)(pre.variables, images_of(size))
+        expected = computed(model, variables, varied_images(3, *size))
+        found = jax.jit(pre.model.apply)(pre.variables, varied_images(3, *size))
         assert spread_error(found, expected) < TOLERANCE
     rj.save(pre, tmp_path / "back.msgpack", dialect=pre.source.dialect)
     back = serialization.from_bytes(variables, (tmp_path / "back.msgpack").read_bytes())
@@ -82,7 +78,7 @@ def test_flaxmodels_opens_our_file_in_place_of_a_published_one(name, tmp_path):
     place = tmp_path / "flaxmodels" / f"{name.lower()}_weights.h5"
     place.parent.mkdir()
     rj.save(pre, place, dialect="flaxmodels")
-    images = images_of(EVEN)
+    images = varied_images(3, *EVEN)
     model = getattr(flaxmodels, name)(output="logits", normalize=False, ckpt_dir=str(tmp_path))
     # It takes the file's arrays as initial values.
     variables = model.init(jax.random.key(0), images, train=False)

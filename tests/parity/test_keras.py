@@ -18,7 +18,7 @@ from resnetjax.config import ResNetConfig
 from resnetjax.errors import AssumptionWarning, ConfigError, WeightsMismatch
 from resnetjax.presets import get
 from resnetjax.weights import dialects
-from tests.disturbed import disturbed
+from tests.disturbed import disturbed, spread_error, varied_images
 
 pytestmark = [
     pytest.mark.parity,
@@ -102,13 +102,9 @@ def fill(model: keras.Model) -> None:
         layer.set_weights(values)
 
 
-def spread_error(ours: np.ndarray, theirs: np.ndarray) -> float:
-    return float(np.abs(ours - theirs).max() / np.abs(theirs - theirs.mean(0)).max())
-
-
 @pytest.fixture(scope="module")
 def images() -> np.ndarray:
-    return np.random.default_rng(1).normal(size=(4, EDGE_PX, EDGE_PX, 3)).astype(np.float32)
+    return varied_images(4, EDGE_PX, EDGE_PX)
 
 
 @pytest.fixture(scope="module", params=NETS)
@@ -189,7 +185,7 @@ def test_keras_computes_our_logits_from_models_of_every_family(name, tmp_path):
     loaded = keras.models.load_model(tmp_path / "net.keras")
     assert type(loaded).__name__ == "Functional"
     for edge_px in (64, 65):  # SAME pads them differently
-        images = np.random.default_rng(1).normal(size=(3, edge_px, edge_px, 3)).astype(np.float32)
+        images = varied_images(3, edge_px, edge_px)
         ours = np.asarray(jax.jit(pre.model.apply)(pre.variables, jnp.asarray(images)))
         assert spread_error(ours, logits_of(loaded, images)) < TOLERANCE
 
@@ -253,7 +249,7 @@ def test_f14_what_a_net_of_unnamed_layers_describes_is_computed(fields, ending, 
     model = own_net(**fields)
     fill(model)
     model.save(tmp_path / f"net.{ending}")
-    images = np.random.default_rng(1).normal(size=(4, 32, 32, 3)).astype(np.float32)
+    images = varied_images(4, 32, 32)
     with pytest.warns(AssumptionWarning) as said:  # of the images alone
         pre = rj.load(tmp_path / f"net.{ending}")
     assert "architecture" not in str(said[0].message)
