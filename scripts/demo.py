@@ -20,8 +20,8 @@ import resnetjax as rj
 from resnetjax.data.datasets import Example, open_dataset
 from resnetjax.infer import artifact
 from resnetjax.train.loop import train
+from resnetjax.train.metrics_log import read_metrics
 from resnetjax.train.recipe import read_recipe
-from resnetjax.train.report import read_metrics
 
 CONFIG = Path(__file__).parent.parent / "configs" / "digits_resnet8.py"
 PICTURE = Path("demo.png")

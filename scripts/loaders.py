@@ -14,7 +14,8 @@ from PIL import Image
 from resnetjax.config import Preprocess
 from resnetjax.data.augmentation import Augmentation
 from resnetjax.data.datasets import Example
-from resnetjax.data.loader import Loader, Order, Reader
+from resnetjax.data.host_batch import Reader
+from resnetjax.data.loader import Loader, Order
 
 BATCH, EDGE_PX = 128, 224
 

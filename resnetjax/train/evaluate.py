@@ -15,7 +15,8 @@ from jax.sharding import Mesh
 
 from resnetjax.data.datasets import Dataset, Example
 from resnetjax.data.held_out import outputs_of
-from resnetjax.data.loader import HostBatch, Loader, Reader
+from resnetjax.data.host_batch import HostBatch, Reader
+from resnetjax.data.loader import Loader
 from resnetjax.errors import AssumptionWarning, ConfigError
 from resnetjax.pretrained import Pretrained, Variables
 from resnetjax.train.eval_step import make_eval_step

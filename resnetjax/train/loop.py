@@ -16,16 +16,10 @@ import jax
 from resnetjax import saving
 from resnetjax.errors import DataCorrupt, MissingExtra, NonFinite, SaveFailed
 from resnetjax.train.checkpoint import Checkpoints, state_digest
+from resnetjax.train.metrics_log import MetricsLog, draw_curves, read_metrics, scalars
 from resnetjax.train.processes import together
+from resnetjax.train.progress import Progress, Spent
 from resnetjax.train.recipe import Recipe
-from resnetjax.train.report import (
-    MetricsLog,
-    Progress,
-    Spent,
-    draw_curves,
-    read_metrics,
-    scalars,
-)
 from resnetjax.train.run_folder import RunFolder, run_digest
 from resnetjax.train.scores import Score
 from resnetjax.train.setup import Setup

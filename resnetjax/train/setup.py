@@ -14,7 +14,8 @@ from resnetjax import zoo
 from resnetjax.config import Labels, OutputActivation
 from resnetjax.data.datasets import Dataset
 from resnetjax.data.held_out import open_both
-from resnetjax.data.loader import Loader, Order, Reader
+from resnetjax.data.host_batch import Reader
+from resnetjax.data.loader import Loader, Order
 from resnetjax.errors import ConfigError
 from resnetjax.measure import flops
 from resnetjax.nn.resnet import ResNet
@@ -25,8 +26,8 @@ from resnetjax.train.evaluate import Evaluator
 from resnetjax.train.groups import frozen_at, training_groups, unfreezing_step
 from resnetjax.train.labels import class_names, class_weights, output_count
 from resnetjax.train.optimizer import make_optimizer, make_schedule, total_steps
+from resnetjax.train.progress import Progress, peak_flops
 from resnetjax.train.recipe import Loss, Recipe
-from resnetjax.train.report import Progress, peak_flops
 from resnetjax.train.scores import Score, to_json
 from resnetjax.train.sharding import (
     batch_sharding,

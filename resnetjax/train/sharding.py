@@ -8,7 +8,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from resnetjax.data.loader import HostBatch
+from resnetjax.data.host_batch import HostBatch
 from resnetjax.errors import ConfigError
 
 # What tells that a process is one of several, after `jax._src.clusters` in JAX 0.10, which has no

@@ -19,7 +19,8 @@ from resnetjax.config import Preprocess
 from resnetjax.data import loader
 from resnetjax.data.augmentation import Augmentation
 from resnetjax.data.datasets import Example
-from resnetjax.data.loader import HostBatch, Loader, Order, Reader
+from resnetjax.data.host_batch import HostBatch, Reader
+from resnetjax.data.loader import Loader, Order
 from resnetjax.data.readers.arrays import ArrayDataset
 from resnetjax.errors import ConfigError, DataStalled
 

@@ -65,7 +65,7 @@ def report_events(path: str) -> None:
     """Writes a line whenever a run comes to a place at which it may be killed."""
     from resnetjax.train.checkpoint import Checkpoints
     from resnetjax.train.loop import _Run
-    from resnetjax.train.report import MetricsLog
+    from resnetjax.train.metrics_log import MetricsLog
     from resnetjax.train.setup import Setup
 
     events = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)

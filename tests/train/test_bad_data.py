@@ -15,8 +15,9 @@ from PIL import Image
 from resnetjax.config import Preprocess
 from resnetjax.data.augmentation import Augmentation
 from resnetjax.data.datasets import open_dataset
-from resnetjax.data.loader import HostBatch, Loader, Order, Reader
-from resnetjax.train.report import read_metrics
+from resnetjax.data.host_batch import HostBatch, Reader
+from resnetjax.data.loader import Loader, Order
+from resnetjax.train.metrics_log import read_metrics
 from tests.train.lives import Life, Nursery
 
 COUNT = 64  # images that are all right

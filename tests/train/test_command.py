@@ -22,8 +22,8 @@ import resnetjax as rj
 from resnetjax import cli
 from resnetjax.data.datasets import open_dataset
 from resnetjax.train import loop
+from resnetjax.train.metrics_log import read_metrics
 from resnetjax.train.preview import draw_grid
-from resnetjax.train.report import read_metrics
 from resnetjax.train.setup import Setup
 from resnetjax.train.signals import StopSignals
 from resnetjax.train.step import draw_keys, vary

@@ -9,7 +9,8 @@ import pytest
 
 import resnetjax as rj
 from resnetjax.data.datasets import open_dataset
-from resnetjax.data.loader import Loader, Reader
+from resnetjax.data.host_batch import Reader
+from resnetjax.data.loader import Loader
 from resnetjax.data.readers.arrays import ArrayDataset
 from resnetjax.data.readers.example import Example
 from resnetjax.errors import AssumptionWarning, BadImage, ConfigError

@@ -19,12 +19,12 @@ import pytest
 
 from resnetjax.data.datasets import open_dataset
 from resnetjax.train.checkpoint import Checkpoints
-from resnetjax.train.report import read_metrics
+from resnetjax.train.metrics_log import read_metrics
 from resnetjax.train.setup import Setup
 from tests.train.lives import RECIPE, TIMEOUT_S, Nursery, leaves, metrics, poll, steps_saved
 from tests.train.tiny import RECIPE as TINY
 
-SAY_EVERYTHING = {"resnetjax.train.report._SECONDS_BETWEEN_LINES": 0.0}
+SAY_EVERYTHING = {"resnetjax.train.progress._SECONDS_BETWEEN_LINES": 0.0}
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from resnetjax.data.loader import HostBatch
+from resnetjax.data.host_batch import HostBatch
 from resnetjax.errors import ConfigError
 from resnetjax.train.sharding import (
     join_processes,
@@ -35,7 +35,7 @@ from jax.sharding import PartitionSpec as P
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 import resnetjax as rj
-from resnetjax.data.loader import HostBatch
+from resnetjax.data.host_batch import HostBatch
 from resnetjax.errors import ConfigError
 from resnetjax.train import sharding
 from resnetjax.train.optimizer import make_optimizer, make_schedule
