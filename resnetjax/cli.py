@@ -142,8 +142,8 @@ def convert(
 
     Args:
         source: A weight file or a directory.
-        destination: A directory (of resnetjax, transformers, timm or timm_v2), or a file ending in
-            .safetensors, .pth, .npz, .h5, .weights.h5, .keras or .msgpack.
+        destination: A directory (of resnetjax, transformers, timm, timm_v2 or kerashub), or a file
+            ending in .safetensors, .pth, .npz, .h5, .weights.h5, .keras or .msgpack.
         dialect: Whose names the arrays get: torchvision, timm, timm_v2, transformers, akamaster,
             keras, keras_v2, keras_resnext, keras_2017, kerascv, kerascv_v2, kerashub,
             keras_numbered, keras_numbered_first, keras_order, slim_v1, slim_v2, bit,

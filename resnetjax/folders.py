@@ -147,7 +147,14 @@ def leftovers(folder: Path, written: Iterable[str]) -> list[Path]:
     )
 
 
-_NEIGHBOURS = (transformers.PROCESSOR, "processor_config.json", KERASHUB_HEAD, "task.json")
+_NEIGHBOURS = (
+    transformers.PROCESSOR,
+    "processor_config.json",
+    KERASHUB_HEAD,
+    kerashub.TASK,
+    kerashub.TASK_PREPROCESSOR,
+    kerashub.IMAGE_CONVERTER,
+)
 _SHARD = r"(model|pytorch_model)-\d{5}-of-\d{5}\.(safetensors|bin)"
 
 # By the key that a layout's `config.json` alone has.
@@ -161,4 +168,5 @@ _COMPOSERS: dict[str, Callable[[Description], dict[str, dict[str, Any]]]] = {
     native.NAME: native.compose,
     "transformers": transformers.compose,
     "timm": timm.compose,
+    "kerashub": kerashub.compose,
 }

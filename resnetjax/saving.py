@@ -47,10 +47,10 @@ def save(
         path: A `.safetensors` or `.npz` file; of a torch dialect a `.pth`, `.pt` or `.bin`, of a
             Keras dialect a `.h5` (legacy) or `.weights.h5`, weights alone, or a `.keras`, a model
             that Keras 3 loads; of a Flax dialect a `.msgpack`. Anything else is a directory, made
-            where it is absent, for ours, `transformers`, `timm` or `timm_v2`: it gets
-            `model.safetensors`, and what says the net, its labels and how images are prepared (else
-            only our own `.safetensors` says that). Weights and descriptions that another model left
-            there are removed.
+            where it is absent, for ours, `transformers`, `timm`, `timm_v2` or `kerashub`, whose
+            presets have no labels: it gets the weights, and what says the net, its labels and how
+            images are prepared (else only our own `.safetensors` says that). Weights and
+            descriptions that another model left there are removed.
         dialect: Whose names the arrays get; ours by default.
 
     Raises:
@@ -77,7 +77,7 @@ def save(
     if form is not _DIRECTORY:
         files.write({path: form.encode(net)})
         return
-    contents = {"model.safetensors": form.encode(net), **folders.compose(description)}
+    contents = {**_in_directory(net), **folders.compose(description)}
     path.mkdir(parents=True, exist_ok=True)
     files.write(
         {path / name: content for name, content in contents.items()},
@@ -156,6 +156,13 @@ def _turned(pretrained: Pretrained, target: Dialect) -> bool:
     return turned and target is not dialects.NATIVE and pretrained.config.in_channels == 3
 
 
+def _in_directory(net: _Net) -> dict[str, bytes]:
+    """The files of weights, by their names."""
+    if net.dialect is keras_dialects.KERASHUB:
+        return keras_archive.encode_preset(net.arrays)
+    return {"model.safetensors": _DIRECTORY.encode(net)}
+
+
 @dataclass(frozen=True)
 class _Form:
     """A kind of file: whose names its arrays may have, and how it is encoded.
@@ -217,6 +224,7 @@ _DIRECTORY = replace(
         torch_dialects.TRANSFORMERS,
         torch_dialects.TIMM,
         torch_dialects.TIMM_V2,
+        keras_dialects.KERASHUB,
     ),
     described=True,
 )

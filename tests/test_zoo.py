@@ -635,6 +635,40 @@ def test_a_keras_archive_says_the_net_that_it_is(tmp_path, dialect):
     assert_bit_equal(flatten(after.variables), flatten(before.variables))
 
 
+@pytest.mark.parametrize("classes", [CLASSES, 0])
+@pytest.mark.parametrize("order", ["post", "pre"])
+def test_a_preset_of_kerashub_comes_back_bit_for_bit(tmp_path, order, classes):
+    config = plainest("kerashub").replace(widths=(64, 16, 32, 64), order=order)
+    config = config.replace(num_classes=classes, shortcut_norm=order == "post")
+    prepared = Preprocess(
+        crop_px=(96, 80), resize_mode="squash", resize_px=(96, 80), antialias=False
+    )
+    before = pretrained(config, preprocess=prepared)
+    saving.save(before, tmp_path / "preset", dialect="kerashub")
+    head = ["preprocessor.json", "task.json", "task.weights.h5"] if classes else []
+    found = {path.name for path in (tmp_path / "preset").iterdir()}
+    assert found == {
+        "config.json",
+        "image_converter.json",
+        "metadata.json",
+        "model.weights.h5",
+        *head,
+    }
+    after = zoo.load(tmp_path / "preset")
+    assert (after.source.dialect, after.config) == ("kerashub", config)
+    assert (after.preprocess.crop_px, after.preprocess.resize_mode) == ((96, 80), "squash")
+    assert_bit_equal(flatten(after.variables), flatten(before.variables))
+
+
+def test_a_preset_of_kerashub_says_how_images_are_prepared_or_is_refused(tmp_path):
+    config = plainest("kerashub").replace(widths=(64, 16, 32, 64))
+    with pytest.raises(
+        ConfigError, match="KerasHub has no transform with resize_mode='short_edge'"
+    ):
+        saving.save(pretrained(config), tmp_path / "preset", dialect="kerashub")
+    assert not (tmp_path / "preset").exists()
+
+
 def test_a_keras_archive_must_say_the_net_even_where_it_came_from(tmp_path, load):
     config = plainest("keras_v2")
     saving.save(pretrained(config), tmp_path / "net.h5", dialect="keras_v2")

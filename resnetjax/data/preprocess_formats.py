@@ -233,6 +233,40 @@ def from_kerashub(converter_config: Mapping[str, Any]) -> Preprocess | None:
     )
 
 
+def to_kerashub(config: Preprocess) -> dict[str, Any]:
+    """The fields of an `ImageConverter` with which KerasHub does the same, as `from_kerashub` says.
+
+    Raises:
+        ConfigError: KerasHub has no such transform; the message names the field.
+    """
+    for name, allowed in (
+        ("channel_order", ("rgb",)),
+        ("channels", (3,)),
+        ("resize_mode", ("crop_to_aspect_ratio", "squash")),
+        ("resize_px", (config.crop_px,)),
+        ("interpolation", ("nearest", "bilinear", "bicubic", "lanczos")),
+        (
+            "antialias",
+            (False,) if config.interpolation in ("bicubic", "lanczos") else (False, True),
+        ),
+    ):
+        if (value := getattr(config, name)) not in allowed:
+            raise _without("KerasHub", name, value)
+    deviations = [config.divisor * deviation for deviation in config.std]
+    return {
+        "image_size": list(config.crop_px),
+        "scale": [1 / deviation for deviation in deviations],
+        "offset": [
+            -mean / deviation for mean, deviation in zip(config.mean, config.std, strict=True)
+        ],
+        "interpolation": {"lanczos": "lanczos3"}.get(config.interpolation, config.interpolation),
+        "antialias": config.antialias and config.interpolation != "nearest",
+        "crop_to_aspect_ratio": config.resize_mode == "crop_to_aspect_ratio",
+        "pad_to_aspect_ratio": False,
+        "bounding_box_format": "yxyx",
+    }
+
+
 def in_words(config: Preprocess) -> str:
     """How images are prepared, in one line.
 
@@ -355,7 +389,11 @@ def _refuse(config: Preprocess, framework: str, resize_mode: str) -> None:
     )
     for name, value in unsupported:
         if getattr(config, name) == value:
-            raise ConfigError(
-                f"{framework} has no transform with {name}={value!r}: load the net with another "
-                "preprocess=, or write a file alone, which needs none"
-            )
+            raise _without(framework, name, value)
+
+
+def _without(framework: str, name: str, value: Any) -> ConfigError:
+    return ConfigError(
+        f"{framework} has no transform with {name}={value!r}: load the net with another "
+        "preprocess=, or write a file alone, which needs none"
+    )

@@ -1,7 +1,7 @@
 """Whole models as Keras 3 loads them: `.keras` archives (keras/src/saving/saving_lib.py).
 
 A zip archive of the model's description and of its weights, in which the layers' groups are
-numbered in the order of that description.
+numbered in the order of that description. And what of a preset of KerasHub's is like it.
 """
 
 import json
@@ -14,8 +14,15 @@ from resnetjax.config import ResNetConfig
 from resnetjax.errors import ConfigError
 from resnetjax.weights import keras_dialects, keras_graph, keras_writer, zip_archive
 from resnetjax.weights.dialect import Dialect
+from resnetjax.weights.files import KERASHUB_BACKBONE, KERASHUB_HEAD
 
-_VERSION = "3.15.0"  # whose form of descriptions this is
+VERSION = "3.15.0"  # whose form of descriptions this is
+FLOAT32 = {
+    "module": "keras",
+    "class_name": "DTypePolicy",
+    "config": {"name": "float32"},
+    "registered_name": None,
+}
 
 
 def encode(arrays: Mapping[str, np.ndarray], config: ResNetConfig, dialect: Dialect) -> bytes:
@@ -31,7 +38,7 @@ def encode(arrays: Mapping[str, np.ndarray], config: ResNetConfig, dialect: Dial
         MissingExtra: h5py is not installed.
     """
     if dialect is keras_dialects.KERASHUB:
-        model = _classifier(config) if config.num_classes else _backbone(config)
+        model = classifier(config) if config.num_classes else backbone(config)
         weights = encode_weights(arrays, config, dialect)
     else:
         model, listed = keras_graph.functional(config, dialect)
@@ -40,7 +47,7 @@ def encode(arrays: Mapping[str, np.ndarray], config: ResNetConfig, dialect: Dial
         weights = keras_writer.encode_numbered({name: arrays[name] for name in in_order})
     return zip_archive.encode(
         {
-            "metadata.json": json.dumps({"keras_version": _VERSION}).encode(),
+            "metadata.json": json.dumps({"keras_version": VERSION}).encode(),
             "config.json": json.dumps(model).encode(),
             "model.weights.h5": weights,
         }
@@ -59,21 +66,45 @@ def encode_weights(
     return keras_writer.encode_numbered(arrays, backbone="res_net_backbone" if within else None)
 
 
-def _classifier(config: ResNetConfig) -> dict[str, Any]:
+def encode_preset(arrays: Mapping[str, np.ndarray]) -> dict[str, bytes]:
+    """The weight files of a preset of KerasHub's, which has the head in one of its own.
+
+    Args:
+        arrays: By `<layer>/<variable>`, in the order of the model's layers.
+
+    Raises:
+        MissingExtra: h5py is not installed.
+    """
+    files: dict[str, dict[str, np.ndarray]] = {}
+    for name, array in arrays.items():
+        head = name.startswith(f"{keras_dialects.KERASHUB.head}/")
+        files.setdefault(KERASHUB_HEAD if head else KERASHUB_BACKBONE, {})[name] = array
+    return {name: keras_writer.encode_numbered(part) for name, part in files.items()}
+
+
+def classifier(config: ResNetConfig, preprocessor: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The description of a `ResNetImageClassifier`, which gives logits.
+
+    Args:
+        config: A net with a head that dialect `kerashub` can express.
+        preprocessor: The description of what prepares its images.
+
+    Raises:
+        ConfigError: Its backbone takes no first stage of this width.
+    """
     settings = {
         "name": "image_classifier",
-        "backbone": _backbone(config),
-        "preprocessor": None,
+        "backbone": backbone(config),
+        "preprocessor": preprocessor,
         "num_classes": config.num_classes,
         "pooling": "avg",
         "activation": None,
         "dropout": config.dropout,
     }
-    module = "keras_hub.src.models.resnet.resnet_image_classifier"
-    return _registered("ResNetImageClassifier", module, settings)
+    return registered("ResNetImageClassifier", "resnet_image_classifier", settings)
 
 
-def _backbone(config: ResNetConfig) -> dict[str, Any]:
+def backbone(config: ResNetConfig) -> dict[str, Any]:
     """The description of a `ResNetBackbone` (keras_hub/src/models/resnet/resnet_backbone.py).
 
     Raises:
@@ -87,7 +118,7 @@ def _backbone(config: ResNetConfig) -> dict[str, Any]:
     settings = {
         "name": "res_net_backbone",
         "trainable": True,
-        "dtype": "float32",
+        "dtype": FLOAT32,
         "input_conv_filters": [width] if config.stem == "conv7" else [width // 2] * 2 + [width],
         "input_conv_kernel_sizes": [7] if config.stem == "conv7" else [3] * 3,
         "stackwise_num_filters": list(config.widths),
@@ -97,12 +128,13 @@ def _backbone(config: ResNetConfig) -> dict[str, Any]:
         "use_pre_activation": config.order == "pre",
         "image_shape": [None, None, config.in_channels],
     }
-    return _registered("ResNetBackbone", "keras_hub.src.models.resnet.resnet_backbone", settings)
+    return registered("ResNetBackbone", "resnet_backbone", settings)
 
 
-def _registered(name: str, module: str, settings: dict[str, Any]) -> dict[str, Any]:
+def registered(name: str, module: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """The description of an object of one of KerasHub's classes of ResNets."""
     return {
-        "module": module,
+        "module": f"keras_hub.src.models.resnet.{module}",
         "class_name": name,
         "config": settings,
         "registered_name": f"keras_hub>{name}",

@@ -12,6 +12,7 @@ from resnetjax.data.preprocess_formats import (
     from_kerashub,
     from_timm,
     from_transformers,
+    to_kerashub,
     to_timm,
     to_transformers,
 )
@@ -336,3 +337,45 @@ def test_an_image_converter_of_kerashub_may_leave_pixels_and_shape_alone():
 def test_image_converters_that_cannot_be_followed_are_refused_by_field(fields, message):
     with pytest.raises(ConfigError, match=message):
         from_kerashub(IMAGE_CONVERTER | fields)
+
+
+WINDOW = Preprocess(
+    crop_px=(192, 224), resize_px=(192, 224), resize_mode="crop_to_aspect_ratio", antialias=False
+)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"resize_mode": "squash", "antialias": True},
+        {"interpolation": "bicubic"},
+        {"interpolation": "lanczos", "divisor": 127.5, "mean": (1.0, 1.0, 1.0)},
+        {"interpolation": "nearest", "antialias": True},
+    ],
+)
+def test_what_kerashub_can_do_comes_back_from_its_converter(fields):
+    config = dataclasses.replace(WINDOW, **fields)
+    back = from_kerashub(to_kerashub(config))
+    pixels = np.arange(256)[:, None] * np.ones(3)
+    np.testing.assert_allclose(normalize(pixels, back), normalize(pixels, config), atol=1e-5)
+    numbers = ("divisor", "mean", "std")
+    for name in set(config.to_json()) - set(numbers):
+        assert getattr(back, name) == getattr(config, name), name
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"resize_mode": "short_edge", "resize_px": 256}, "resize_mode='short_edge'"),
+        ({"resize_mode": "none", "resize_px": None}, "resize_mode='none'"),
+        ({"resize_px": (224, 256)}, r"resize_px=\(224, 256\)"),
+        ({"interpolation": "hamming", "antialias": True}, "interpolation='hamming'"),
+        ({"interpolation": "bicubic", "antialias": True}, "antialias=True"),
+        ({"channel_order": "bgr"}, "channel_order='bgr'"),
+        ({"mean": (0.5,), "std": (0.5,)}, "channels=1"),
+    ],
+)
+def test_what_kerashub_cannot_do_is_refused_by_field(fields, message):
+    with pytest.raises(ConfigError, match=f"KerasHub has no transform with {message}"):
+        to_kerashub(dataclasses.replace(WINDOW, **fields))

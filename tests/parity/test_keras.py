@@ -1,5 +1,6 @@
 """Keras's own nets and ours: what it saves we load, what we save it loads."""
 
+import json
 import re
 import warnings
 from collections.abc import Callable
@@ -14,7 +15,8 @@ import numpy as np
 import pytest
 
 import resnetjax as rj
-from resnetjax.config import ResNetConfig
+from resnetjax.config import Preprocess, ResNetConfig
+from resnetjax.data.preprocess import preprocess
 from resnetjax.errors import AssumptionWarning, ConfigError, WeightsMismatch
 from resnetjax.presets import get
 from resnetjax.weights import dialects
@@ -188,6 +190,46 @@ def test_keras_computes_our_logits_from_models_of_every_family(name, tmp_path):
         images = varied_images(3, edge_px, edge_px)
         ours = np.asarray(jax.jit(pre.model.apply)(pre.variables, jnp.asarray(images)))
         assert spread_error(ours, logits_of(loaded, images)) < TOLERANCE
+
+
+@pytest.mark.parametrize("classes", [CLASSES, 0])
+@pytest.mark.parametrize("saved", [name for name in NETS if name[:3] == "hub"], indirect=True)
+def test_kerashub_opens_the_presets_that_we_write(saved, classes, images, tmp_path):
+    _, _, model, logits, folder = saved
+    prepared = Preprocess(
+        crop_px=(40, 60), resize_px=(40, 60), resize_mode="crop_to_aspect_ratio", antialias=False
+    )
+    changes = {} if classes else {"num_classes": 0}
+    pre = load(folder / "net.keras", preprocess=prepared, **changes)
+    rj.save(pre, tmp_path / "ours", dialect="kerashub")
+    if classes:
+        again = keras_hub.models.ImageClassifier.from_preset(str(tmp_path / "ours"))
+        found, expected = logits_of(again, images), logits
+        photos = np.random.default_rng(0).integers(0, 256, (2, 90, 97, 3)).astype(np.uint8)
+        theirs = keras.ops.convert_to_numpy(again.preprocessor(photos))
+        ours = np.stack([preprocess(photo, prepared) for photo in photos])
+        level = 1 / 255 / min(prepared.std) + 1e-5
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=level)
+    else:
+        again = keras_hub.models.Backbone.from_preset(str(tmp_path / "ours"))
+        found, expected = logits_of(again, images), logits_of(model.backbone, images)
+    assert spread_error(found, expected) < MODEL_TOLERANCE
+    again.save_to_preset(str(tmp_path / "theirs"))
+    for path in sorted((tmp_path / "theirs").glob("*.json")):
+        values, ours = (
+            json.loads((tmp_path / x / path.name).read_text()) for x in ("theirs", "ours")
+        )
+        values.pop("date_saved", None)
+        if path.name == "metadata.json":
+            values["keras_version"] = ours["keras_version"]
+        assert values == ours
+    for side in ("ours", "theirs"):
+        back = rj.load(tmp_path / side)
+        assert back.config == pre.config
+        jax.tree.map(np.testing.assert_array_equal, back.variables, pre.variables)
+        if classes or side == "ours":
+            for name, value in prepared.to_json().items():
+                assert getattr(back.preprocess, name) == pytest.approx(value), name
 
 
 def test_kerashub_refuses_no_model_that_we_write(tmp_path):
