@@ -16,6 +16,7 @@ from resnetjax.weights import (
     keras_config,
     keras_described,
     keras_dialects,
+    torch_described,
     torch_dialects,
 )
 from resnetjax.weights.arrays import stripped
@@ -40,6 +41,12 @@ def identify(
     seen = detect(file.arrays, source=name, known=known)
     if published is None and (own := own_head(seen.dialect, file.arrays)):
         assumed.append(in_words(own))
+    whole = file.metadata.get("module", "")
+    if file.parts and whole.partition(".")[0] not in _KNOWN_CODE:
+        assumed.append(
+            f"{whole} computes with its layers what {seen.dialect.name} does (its code is not in "
+            "the file)"
+        )
     if known is not None:
         assumed += _of_the_head(seen, set())
         seen = dataclasses.replace(seen, arch=presets.architecture_of(seen.config))
@@ -57,7 +64,7 @@ def identify(
     left = [word for word, field in _UNSEEN.items() if field not in fields]
     if not left:
         return seen, tuple(assumed)
-    unseen = ", ".join(left[:-1]) + f" and {left[-1]}"
+    unseen = " and ".join(filter(None, (", ".join(left[:-1]), left[-1])))
     if seen.arch is None:
         plain = (
             f"a net of no known architecture, with the {unseen} of {seen.dialect.name}'s plainest"
@@ -97,6 +104,8 @@ def _of_kerascv(seen: Detection, file: files.WeightFile) -> str | None:
     return next((x for x in (seen.arch, *seen.alternatives) if str(x).startswith("kerascv_")), None)
 
 
+# Whose modules compute what their dialects say.
+_KNOWN_CODE = ("torch", "torchvision", "timm", "transformers")
 _UNSEEN = {
     "strides": "stride_on",
     "dilations": "dilations",
@@ -110,11 +119,21 @@ _UNSEEN = {
 def _as_described(
     seen: Detection, file: files.WeightFile, *, name: str
 ) -> tuple[Detection, set[str]]:
-    """The net with what Keras's own description of it says, and the fields that it says.
+    """The net with what the file's own description of it says, and the fields that it says.
 
     Raises:
         WeightsMismatch: It describes what no config says.
     """
+    if file.parts:
+        nets = (seen, *(as_architecture(seen, other) for other in seen.alternatives))
+        config, told = torch_described.described(
+            file.parts, [net.config for net in nets], seen.dialect, source=name
+        )
+        arch = presets.architecture_of(config)
+        seen = dataclasses.replace(seen, config=config, arch=arch, alternatives=())
+        if inexpressible(seen.dialect, config) and seen.dialect is torch_dialects.TORCHVISION:
+            seen = dataclasses.replace(seen, dialect=torch_dialects.TIMM)  # of the same names
+        return seen, told
     model_config = file.metadata.get("model_config")
     fields = keras_config.observed(model_config)
     placed = ("reduce", "spatial") if "bottleneck" in seen.config.blocks else ("last_spatial",)

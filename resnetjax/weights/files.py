@@ -67,7 +67,10 @@ class WeightFile:
             `keras-weights-h5`, `keras-zip`, `hdf5`, `tf-bundle`, `tf-version1`, `npz` or
             `flax-msgpack`.
         metadata: What the file holds beside the weights and without arrays, such as `epoch`; `ema`
-            names the entry that a moving average was preferred from.
+            names the entry that a moving average was preferred from, `module` the class of a torch
+            module that was saved whole.
+        parts: Of a torch module that was saved whole, what it and the modules in it are, by their
+            paths, as `torch_file.Module` says; else nothing.
         paths: Of the files that were read; an index comes before its shards.
         contents: The mapped files.
     """
@@ -77,6 +80,7 @@ class WeightFile:
     metadata: dict[str, Any]
     paths: tuple[Path, ...]
     contents: tuple[memoryview, ...] = field(repr=False)
+    parts: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
 
     def sha256(self) -> str:
         """Digest of the file as it was read; of an index and its shards, that of their digests."""
@@ -110,7 +114,13 @@ def read(path: str | os.PathLike[str]) -> WeightFile:
         file = _read_one(path, data) if index is None else _read_shards(path, data, index)
         if path.name == KERASHUB_BACKBONE and (head := path.with_name(KERASHUB_HEAD)).is_file():
             file = _with_head(file, _read_one(head, map_file(head)))
-        return replace(file, arrays=_clean(file.arrays))
+        arrays, prefix = _clean(file.arrays)
+        parts = {
+            path[len(prefix) :]: part
+            for path, part in file.parts.items()
+            if f"{path}.".startswith(prefix)
+        }
+        return replace(file, arrays=arrays, parts=parts)
 
 
 @contextmanager
@@ -135,8 +145,8 @@ def _read_one(path: Path, data: memoryview) -> WeightFile:
         arrays, metadata = msgpack_file.parse(data)
         return WeightFile(_merged(arrays), "flax-msgpack", metadata, (path,), (data,))
     if (kind := torch_containers.detect(data)) is not None:
-        arrays, metadata = _state_dict(torch_file.parse(data, kind))
-        return WeightFile(arrays, kind, metadata, (path,), (data,))
+        arrays, metadata, parts = _state_dict(torch_file.parse(data, kind))
+        return WeightFile(arrays, kind, metadata, (path,), (data,), parts)
     if tf_table.detect(data):
         arrays, metadata = tf_version1.parse(data)
         return WeightFile(arrays, "tf-version1", metadata, (path,), (data,))
@@ -226,9 +236,9 @@ def _read_shards(path: Path, data: memoryview, index: dict[str, Any]) -> WeightF
     return WeightFile(arrays, files[0].format, merged, paths, contents)
 
 
-def _state_dict(saved: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Returns the arrays of the state dict in what torch.save saved, and the plain rest."""
-    if type(saved) is not dict:
+def _state_dict(saved: Any) -> tuple[dict[str, np.ndarray], dict[str, Any], dict[str, Any]]:
+    """Returns the state dict's arrays in what torch.save saved, the plain rest, the parts."""
+    if not isinstance(saved, dict):
         raise UnsupportedFile(f"the file holds a {type(saved).__name__}, not a state dict")
     wrappers = [key for key in _STATE_DICTS if _has_arrays(saved.get(key))]
     if not wrappers and not _has_arrays(saved):
@@ -250,12 +260,14 @@ def _state_dict(saved: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         for key, value in rest.items()
         if key not in arrays and not _has_data(value)
     }
-    return arrays, metadata | ({"ema": wrapper} if wrapper in _AVERAGES else {})
+    parts = chosen.parts if isinstance(chosen, torch_file.Module) else {}
+    metadata |= {"module": parts[""]["class"]} if parts else {}
+    return arrays, metadata | ({"ema": wrapper} if wrapper in _AVERAGES else {}), parts
 
 
 def _has_arrays(value: Any) -> bool:
     """Returns whether it is a state dict: numbers, such as an accuracy, are beside one."""
-    return type(value) is dict and any(
+    return isinstance(value, dict) and any(
         isinstance(item, np.ndarray) and item.ndim for item in value.values()
     )
 
@@ -264,7 +276,9 @@ def _has_data(value: Any) -> bool:
     """Returns whether it holds arrays of more than one number, as an optimiser's state does."""
     if isinstance(value, np.ndarray):
         return value.ndim > 0
-    items = value.values() if type(value) is dict else value if type(value) in (list, tuple) else ()
+    items = (
+        value.values() if isinstance(value, dict) else value if type(value) in (list, tuple) else ()
+    )
     return any(_has_data(item) for item in items)
 
 
@@ -277,13 +291,16 @@ def _numbers(value: Any) -> Any:
     return type(value)(map(_numbers, value)) if type(value) in (list, tuple) else value
 
 
-def _clean(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _clean(arrays: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], str]:
+    """Returns the arrays without wrappers' prefixes and counters, and the prefixes."""
     if long := next((name for name in arrays if len(name) > MAX_NAME), None):
         raise CorruptFile(f"an array's name has {len(long):,} characters, more than {MAX_NAME:,}")
     names = {name: name for name in arrays if name.rpartition(".")[2] not in _COUNTERS}
+    stripped = ""
     while prefix := next((prefix for prefix in _PREFIXES if _all_begin(names, prefix)), None):
         names = {name.removeprefix(prefix): original for name, original in names.items()}
-    return {name: arrays[original] for name, original in names.items()}
+        stripped += prefix
+    return {name: arrays[original] for name, original in names.items()}, stripped
 
 
 def _all_begin(names: Iterable[str], prefix: str) -> bool:

@@ -172,6 +172,8 @@ def _open_legacy(data: memoryview) -> Container:
     value, identities, _ = stream.pickle()
     declared: dict[str, _StorageId] = {}
     for identity in identities:
+        if type(identity) is tuple and identity[:1] == ("module",):
+            continue  # a class and its source
         storage = _storage_id(identity, fields=6)
         # The first one's dtype is the unit in which the storage's size is written.
         if declared.setdefault(storage.key, storage).byte_size != storage.byte_size:

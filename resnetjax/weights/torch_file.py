@@ -9,10 +9,32 @@ from resnetjax.errors import CorruptFile, UnsafeWeights, UnsupportedFile
 from resnetjax.weights import torch_pickle
 from resnetjax.weights.mapped import Viewer, dtype_named, map_file
 from resnetjax.weights.torch_containers import Container, Kind, Storage, detect, open_container
-from resnetjax.weights.torch_names import DTYPES, Name, NumpyType, Persistent, Tensor
+from resnetjax.weights.torch_names import (
+    DTYPES,
+    Described,
+    Name,
+    NumpyType,
+    Persistent,
+    Tensor,
+)
 
 MAX_DEPTH = 64
 MAX_OBJECTS = 500_000
+MAX_MODULES = 20_000  # a net of 1001 layers has about 3,000
+MAX_PATH = 1000
+
+
+class Module(dict[str, np.ndarray]):
+    """The state dict of a module that was saved whole, and the modules that it is of.
+
+    Attributes:
+        parts: The attributes of every module by its path, "" for the whole, and as `class` the name
+            of its class: those that are numbers or texts, or tuples of such.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts: dict[str, dict[str, Any]] = {}
 
 
 def read(path: str | os.PathLike[str]) -> Any:
@@ -21,7 +43,8 @@ def read(path: str | os.PathLike[str]) -> Any:
     The arrays of a zip file are views of the mapped file: reading costs neither time nor memory
     until they are used, and no checksum is computed. Parameters and storages become arrays too;
     OrderedDict, Counter and argparse.Namespace become dict, torch.Size tuple, numpy scalars Python
-    numbers; dtypes and devices become text.
+    numbers; dtypes and devices become text, as do objects of other classes, which are not made:
+    their class's name. A module that was saved whole becomes a `Module`.
 
     Raises:
         UnsafeWeights: The file asks to run code, or for more than its size can justify.
@@ -52,13 +75,16 @@ class _Builder:
         self.arrays: dict[int, np.ndarray] = {}
         self.objects = 0
 
-    def build(self, value: Any, depth: int = 0) -> Any:
-        self.objects += 1
+    def enter(self, depth: int) -> None:
         # Containers may share parts or hold themselves: followed naively, they may have no end.
+        self.objects += 1
         if depth > MAX_DEPTH or self.objects > MAX_OBJECTS:
             raise UnsafeWeights(
                 f"the file nests over {MAX_DEPTH} deep, or unfolds to over {MAX_OBJECTS:,} objects"
             )
+
+    def build(self, value: Any, depth: int = 0) -> Any:
+        self.enter(depth)
         match value:
             case dict():
                 return {key: self.build(item, depth + 1) for key, item in value.items()}
@@ -72,9 +98,40 @@ class _Builder:
                 return tuple([self.build(item, depth + 1) for item in value])
             case Name():
                 return value.text
+            case Described():
+                return self.described(value, depth)
             case NumpyType():
                 return value.dtype.name
         return value
+
+    def described(self, value: Described, depth: int) -> Any:
+        if "_modules" not in value.attributes:
+            return value.cls.text
+        module = Module()
+        self.module(value, "", depth, module)
+        return module
+
+    def module(self, value: Described, prefix: str, depth: int, found: Module) -> None:
+        """Adds a module's arrays and parts, and those of the modules in it, by their paths."""
+        # Where torch.nn.Module keeps them (torch/nn/modules/module.py: `state_dict`).
+        self.enter(depth)
+        if len(prefix) > MAX_PATH or len(found.parts) >= MAX_MODULES:
+            raise UnsafeWeights(
+                f"the file holds a module of over {MAX_MODULES:,} parts, or one whose path is over "
+                f"{MAX_PATH:,} long"
+            )
+        plain = {name: x for name, x in value.attributes.items() if _is_plain(x)}
+        found.parts[prefix.removesuffix(".")] = {**plain, "class": value.cls.text}
+        for kind in ("_parameters", "_buffers"):
+            for name, tensor in _members(value, kind).items():
+                if isinstance(tensor, Tensor | Persistent):
+                    found[f"{prefix}{name}"] = self.build(tensor, depth + 1)
+        passing = value.attributes.get("_non_persistent_buffers_set")
+        for name in passing if isinstance(passing, set) else ():
+            found.pop(f"{prefix}{name}", None)
+        for name, part in _members(value, "_modules").items():
+            if isinstance(part, Described):
+                self.module(part, f"{prefix}{name}.", depth + 1, found)
 
     def tensor(self, tensor: Tensor) -> np.ndarray:
         if id(tensor) not in self.arrays:
@@ -103,6 +160,18 @@ class _Builder:
             return self.tensor(found)
         dtype = dtype_named(found.dtype)
         return self.viewer.view(found.content, dtype, shape=(len(found.content) // dtype.itemsize,))
+
+
+def _members(value: Described, kind: str) -> dict[Any, Any]:
+    found = value.attributes.get(kind)
+    if not isinstance(found, dict) or any(type(name) is not str or "." in name for name in found):
+        raise CorruptFile(f"a {value.cls.text:.200} has {kind} that are not named")
+    return found
+
+
+def _is_plain(value: Any) -> bool:
+    items = value if type(value) is tuple else (value,)
+    return all(type(item) in (int, float, str, bool) for item in items)
 
 
 def _dtype(name: Any) -> str:

@@ -1,8 +1,9 @@
 """The names that a torch checkpoint may hold, and the plain data that each stands for.
 
 A pickle calls functions by name. Here no name is ever imported: it is compared with the tables
-below, whose constructors are our own and build data from data; every other name is refused. The
-names are those of `torch/_weights_only_unpickler.py`, less the ones that create objects.
+below, whose constructors are our own and build data from data. These names are those of
+`torch/_weights_only_unpickler.py`, less the ones that create objects. Of every other only what is
+named as a class passes, as a text: an object of it is what the pickle says of it, no more.
 """
 
 import re
@@ -99,6 +100,14 @@ class Namespace(dict):
 
 
 @dataclass(slots=True)
+class Described:
+    """An object of a class that is unknown here, such as a module: the attributes it was given."""
+
+    cls: Name
+    attributes: dict[Any, Any]
+
+
+@dataclass(slots=True)
 class NumpyType:
     """A numpy dtype of numbers, whose byte order arrives later, as its pickled state."""
 
@@ -122,7 +131,7 @@ def checked_key(x: Any) -> Any:
 
 
 def lookup(module: str, name: str) -> Name:
-    """Returns the name that a pickle asks for, provided that it is in the tables.
+    """Returns the name that a pickle asks for, provided that it is in the tables or a class's.
 
     Raises:
         UnsupportedFile: It is a kind of tensor without a numpy array.
@@ -131,19 +140,19 @@ def lookup(module: str, name: str) -> Name:
     text = (
         f"{'builtins' if module == '__builtin__' else module}.{name}"  # Python 2 wrote the latter
     )
-    if text in CONSTRUCTORS or text in _INERT:
+    if text in TABLED:
         return Name(text)
     if text in _UNREAD:
         raise UnsupportedFile(f"the file holds {_UNREAD[text]} ({text}), which is not read")
     if module == "torch" and re.fullmatch(r"\w+(Storage|Tensor)|[a-z]+\d\w*", name):
         raise UnsupportedFile(f"the file holds {text}, which has no numpy dtype")
-    message = f"the file asks for {text!r:.200}, which is no part of a state dict"
-    if name[:1].isupper() and module.partition(".")[0] not in sys.stdlib_module_names:
-        message += (
-            ". If this is a whole pickled model, load it with the program that wrote it and save "
-            "`model.state_dict()` instead"
-        )
-    raise UnsafeWeights(message)
+    package = module.partition(".")[0]
+    if module.startswith("torch.nn.") or (
+        # Python's own do things when they are made; torch's are tensors of kinds that are not read.
+        package not in {"torch", *sys.stdlib_module_names} and name.lstrip("_")[:1].isupper()
+    ):
+        return Name(text)
+    raise UnsafeWeights(f"the file asks for {text!r:.200}, which is no part of a state dict")
 
 
 def _ordered(items: Iterable[Any] = ()) -> OrderedMapping:
@@ -222,3 +231,6 @@ CONSTRUCTORS: dict[str, Callable[..., Any]] = {
     "numpy._core.multiarray.scalar": _numpy_scalar,
 }
 """What a call in a pickle builds, in no more steps than its arguments have elements."""
+
+TABLED = CONSTRUCTORS.keys() | _INERT
+"""Every name that is known."""

@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 from resnetjax.errors import CorruptFile, ResNetJAXError, UnsafeWeights, UnsupportedFile
 from resnetjax.weights.torch_names import (
     CONSTRUCTORS,
+    TABLED,
+    Described,
     Name,
     Namespace,
     NumpyType,
@@ -34,6 +36,7 @@ MAX_INTEGER_BYTES = 64  # a generator's state has 17; str() of a really long one
 # Of protocols 2 to 5, and of the text that 0 and 1 are.
 _BEGINNING = re.compile(rb"\x80[\2-\5]|c[\w.]+\n[\w.]+\n|\([cdlpVS(]")
 
+_NAMESPACE = "argparse.Namespace"
 _SIZED = {str, bytes, list, tuple, set, dict, OrderedMapping, Namespace}
 
 
@@ -173,6 +176,11 @@ class _Machine:
         for key, value in zip(items[::2], items[1::2], strict=True):
             target[checked_key(key)] = value
 
+    def add(self, items: list[Any]) -> None:
+        if type(self.stack[-1]) is not set:
+            raise UnsafeWeights(f"the pickle adds to a {type(self.stack[-1]).__name__}")
+        self.stack[-1].update(map(checked_key, items))
+
     def named(self, module: Any, name: Any) -> None:
         if type(module) is not str or type(name) is not str:
             raise CorruptFile("the pickle names a class by something other than text")
@@ -181,8 +189,9 @@ class _Machine:
     def call(self) -> None:
         arguments, function = self.stack.pop(), self.stack.pop()
         if type(function) is not Name or function.text not in CONSTRUCTORS:
+            called = f": {function.text!r:.200}" if type(function) is Name else ""
             raise UnsafeWeights(
-                "the pickle calls something that is not a function known to be safe"
+                f"the pickle calls something that is not a function known to be safe{called}"
             )
         if type(arguments) is not tuple:
             raise CorruptFile(f"the pickle calls {function.text} with other than a tuple")
@@ -197,15 +206,20 @@ class _Machine:
 
     def new_object(self) -> None:
         arguments, cls = self.stack.pop(), self.stack.pop()
-        if type(cls) is not Name or cls.text != "argparse.Namespace" or arguments != ():
+        if type(cls) is Persistent and type(cls.id) is tuple and cls.id[:1] == ("module",):
+            cls = cls.id[1] if len(cls.id) == 4 else None  # legacy files have its source beside it
+        if type(cls) is not Name or cls.text in TABLED - {_NAMESPACE} or arguments != ():
             raise UnsafeWeights("the pickle creates an object of a class (NEWOBJ)")
-        self.stack.append(Namespace())
+        self.stack.append(Namespace() if cls.text == _NAMESPACE else Described(cls, {}))
 
     def set_state(self) -> None:
         state, target = self.stack.pop(), self.stack[-1]
         if type(target) is Namespace and type(state) is dict:
             self.spend(len(state))
             target.update(state)
+        elif type(target) is Described and type(state) is dict:
+            self.spend(len(state))
+            target.attributes.update(state)
         elif type(target) is NumpyType:
             target.set_state(state)
         elif type(target) is not OrderedMapping:  # whose attributes are no weights
@@ -285,6 +299,8 @@ _OPERATIONS: dict[int, _Operation] = {
         pickle.EMPTY_DICT: lambda m: m.stack.append({}),
         pickle.SETITEM: lambda m: m.update([m.stack.pop(), m.stack.pop()][::-1]),
         pickle.SETITEMS: lambda m: m.update(m.pop_mark()),
+        pickle.EMPTY_SET: lambda m: m.stack.append(set()),
+        pickle.ADDITEMS: lambda m: m.add(m.pop_mark()),
         pickle.BINPUT: lambda m: m.remember(m.number(_BYTE)),
         pickle.LONG_BINPUT: lambda m: m.remember(m.number(_FOUR_BYTES)),
         pickle.MEMOIZE: lambda m: m.remember(len(m.memo)),

@@ -21,6 +21,7 @@ from tests.weights.torch_bytes import (
     integer,
     legacy_bytes,
     mapping,
+    module,
     tar_bytes,
     tensor,
     zip_bytes,
@@ -44,6 +45,12 @@ def pickled() -> bytes:
     saved = {"a": argparse.Namespace(x=[1, (2.5, "b")]), "c": np.float64(1), "d": {3: b"\xff"}}
     plain = pickle.dumps(saved, protocol=2)[2:-1]
     return mapping(state_dict=mapping(w=tensor()), args=plain, epoch=integer(3))
+
+
+def whole() -> bytes:
+    """A module in a module, likewise."""
+    conv = module("torch.nn.modules.conv.Conv2d", mapping(weight=tensor(), bias=b"N"))
+    return mapping(model=module("mine.Net", modules=mapping(conv=conv)), epoch=integer(3))
 
 
 def legacy_h5() -> bytes:
@@ -93,6 +100,7 @@ ARRAYS = {"w": SIX, "b": np.asfortranarray(SIX), "step": 3, "name": "resnet"}
 # By format: its sample, and the function of mutations.py.
 FORMATS = {
     "torch-zip": (lambda: zip_bytes(pickled()), "any_file"),
+    "torch-zip of a module": (lambda: zip_bytes(whole()), "any_file"),
     "torch-zip-deflated": (lambda: zip_bytes(pickled(), compression=8), "any_file"),
     "torch-legacy": (lambda: legacy_bytes(mapping(w=tensor(view=b"N"))), "any_file"),
     "torch-tar": (lambda: tar_bytes(mapping(w=integer(2) + b"Q")), "any_file"),

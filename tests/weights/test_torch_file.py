@@ -13,6 +13,7 @@ from tests.weights.torch_bytes import (
     integer,
     legacy_bytes,
     mapping,
+    module,
     named,
     sequence,
     storage,
@@ -96,6 +97,93 @@ def test_parameters_are_arrays(read):
     arguments = sequence(tensor(), b"\x88", named("collections", "OrderedDict") + b")R")
     parameter = named("torch._utils", "_rebuild_parameter") + arguments + b"R"
     np.testing.assert_array_equal(read(zip_bytes(parameter)), EXPECTED)
+
+
+CONV = {"stride": sequence(integer(2), integer(2)), "bias": b"N", "hooks": tensor()}
+
+
+@pytest.mark.parametrize("container", ["zip", "legacy"])
+def test_a_module_saved_whole_is_its_state_dict_and_what_its_parts_say(read, container):
+    weight = tensor(view=N) if container == "legacy" else tensor()
+    lost = named("builtins", "set") + b"](" + text("mask") + b"e\x85R"
+    conv = module(
+        "torch.nn.modules.conv.Conv2d",
+        mapping(weight=weight, bias=b"N"),
+        **{**CONV, "hooks": N},
+    )
+    norm = module("mine.Norm", buffers=mapping(mean=weight, mask=weight),
+                  _non_persistent_buffers_set=lost, eps=b"G" + struct.pack(">d", 1e-3))  # fmt: skip
+    net = module("mine.Net", modules=mapping(conv=conv, norm=norm, gone=N))
+    if container == "legacy":  # with the source of the class, as torch wrote it before 1.6
+        cls = sequence(text("module"), named("mine", "Net"), text("net.py"), text("class Net"))
+        net = cls + b"Q" + net.partition(b"\n")[2].partition(b"\n")[2]
+    found = read((zip_bytes if container == "zip" else legacy_bytes)(mapping(model=net)))["model"]
+    assert list(found) == ["conv.weight", "norm.mean"]
+    np.testing.assert_array_equal(found["conv.weight"], EXPECTED)
+    assert found.parts == {
+        "": {"class": "mine.Net"},
+        "conv": {"class": "torch.nn.modules.conv.Conv2d", "stride": (2, 2)},
+        "norm": {"class": "mine.Norm", "eps": 1e-3},
+    }
+
+
+def test_an_object_of_another_class_is_the_name_of_its_class(read):
+    schedule = named("mine", "Schedule") + b")\x81" + mapping(rate=integer(3)) + b"b"
+    assert read(zip_bytes(mapping(schedule=schedule, kind=named("mine", "Net")))) == {
+        "schedule": "mine.Schedule",
+        "kind": "mine.Net",
+    }
+
+
+def many_modules(count: int) -> bytes:
+    """A module with so many names for one part."""
+    part = module("mine.Part") + b"q\x00"
+    items = b"".join(text(str(i)) + (b"h\x00" if i else part) for i in range(count))
+    return module("mine.Net", modules=b"}(" + items + b"u")
+
+
+def doubling_modules(depth: int) -> bytes:
+    """Modules that have the one before twice."""
+    net = module("mine.Part")
+    for i in range(depth):
+        net = module("mine.Net", modules=mapping(a=net + b"q%c" % i, b=b"h%c" % i))
+    return net
+
+
+MODULES = {
+    "of many parts": (many_modules(50_000), UnsafeWeights),
+    "doubled often": (doubling_modules(40), UnsafeWeights),
+    "of great depth": (doubling_modules(70), UnsafeWeights),
+    "of itself": (
+        named("mine", "Net") + b")\x81q\x00"
+        + mapping(_parameters=b"}", _buffers=b"}", _modules=mapping(a=b"h\x00")) + b"b",
+        UnsafeWeights,
+    ),
+    "of long names": (
+        module("mine.Net", modules=mapping(**{"x" * 2000: module("mine.Part")})), UnsafeWeights
+    ),
+    "of parts without names": (
+        module("mine.Net", modules=b"}" + integer(1) + module("mine.Part") + b"s"), CorruptFile
+    ),
+    "of a list": (module("mine.Net", modules=b"]"), CorruptFile),
+    "without parameters": (
+        named("mine", "Net") + b")\x81" + mapping(_modules=b"}") + b"b", CorruptFile
+    ),
+    "whose buffers are lost in a list": (
+        module("mine.Net", _non_persistent_buffers_set=b"]"), None
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_hostile_module_is_refused_within_two_seconds(read, name):
+    pickled, error = MODULES[name]
+    with within(seconds=2):
+        if error is None:
+            assert read(zip_bytes(pickled)) == {}
+        else:
+            with pytest.raises(error):
+                read(zip_bytes(pickled))
 
 
 def test_arrays_of_a_zip_file_are_views_of_the_mapped_file(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 
 from resnetjax.errors import CorruptFile, UnsafeWeights, UnsupportedFile
 from resnetjax.weights import torch_pickle
+from resnetjax.weights.torch_names import Described, Name
 from tests.weights.bounds import within
 
 PLAIN = {
@@ -84,6 +85,18 @@ REFUSED = {
     "append-to-a-name": (b"ctorch\nfloat32\nNa", UnsafeWeights),
     "set-item-of-a-list": (b"]NNs", UnsafeWeights),
     "call-of-a-text": (text("os.system") + b")R", UnsafeWeights),
+    "call-of-an-unknown-class": (b"cmine\nNet\n)R", UnsafeWeights),
+    "unknown-function": (b"cmine\nnet\n", UnsafeWeights),
+    "function-of-torch": (b"ctorch.hub\nload\n", UnsafeWeights),
+    "class-of-python": (b"csubprocess\nPopen\n)\x81", UnsafeWeights),
+    "newobj-with-arguments": (b"cmine\nNet\n(K\x01t\x81", UnsafeWeights),
+    "newobj-of-a-text": (text("mine.Net") + b")\x81", UnsafeWeights),
+    "newobj-of-a-storage": (b"(" + text("storage") + b"cmine\nNet\nNNtQ)\x81", UnsafeWeights),
+    "newobj-of-a-module-in-a-module": (b"(" + text("module") + b")NNtQ)\x81", UnsafeWeights),
+    "build-of-an-object-by-a-list": (b"cmine\nNet\n)\x81]b", UnsafeWeights),
+    "set-item-of-an-object": (b"cmine\nNet\n)\x81NNs", UnsafeWeights),
+    "add-to-a-list": (b"](K\x01\x90", UnsafeWeights),
+    "deep-element": (b"\x8f()" + b"\x85" * 100_000 + b"\x90", UnsupportedFile),
     "call-of-a-dtype": (b"ctorch\nfloat32\n)R", UnsafeWeights),
     "text-persistent-id": (b"Pos.system\n", UnsafeWeights),
     "unknown-opcode": (b"\xff", UnsafeWeights),
@@ -150,9 +163,9 @@ def test_a_truncated_pickle_is_corrupt():
             torch_pickle.load(content[:end])
 
 
-def test_a_whole_pickled_model_is_told_to_save_its_state_dict():
-    with pytest.raises(UnsafeWeights, match=r"torchvision.models.resnet.ResNet'.*state_dict\(\)"):
-        torch_pickle.load(b"\x80\x02ctorchvision.models.resnet\nResNet\n)\x81.")
+def test_an_object_of_an_unknown_class_is_what_is_said_of_it():
+    found = torch_pickle.load(b"\x80\x02cmine.nets\nNet\n)\x81}" + text("a") + b"K\x01sb.")
+    assert found.value == Described(Name("mine.nets.Net"), {"a": 1})
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,14 @@ def named(module: str, name: str) -> bytes:
     return f"c{module}\n{name}\n".encode()
 
 
+def module(
+    cls: str, parameters: bytes = b"}", modules: bytes = b"}", buffers: bytes = b"}", **more: bytes
+) -> bytes:
+    """An object of a class, as torch.nn.Module pickles itself; `cls` as "package.Name"."""
+    attributes = mapping(_parameters=parameters, _buffers=buffers, _modules=modules, **more)
+    return named(*cls.rsplit(".", 1)) + b")\x81" + attributes + b"b"
+
+
 def storage(key="0", size=6, dtype="float32", view=None) -> bytes:
     """A persistent id; legacy files have a view (b"N" for none), zip files have no such field."""
     parts = [
