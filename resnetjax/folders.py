@@ -132,25 +132,32 @@ def compose(described: Description) -> dict[str, bytes]:
 
 
 def leftovers(folder: Path, written: Iterable[str]) -> list[Path]:
-    """What another model left in a directory that would be taken for part of the one written.
+    """What another model's description left in a directory that a model is to be written into.
 
     Args:
         folder: Any directory.
         written: The names of the files that are written there.
+
+    Raises:
+        ConfigError: It holds other weights, which would be taken for a part of the model; or it is
+            a training run, whose models would no longer be found.
     """
-    stale = re.compile("|".join(map(re.escape, (*WEIGHT_FILES, *_NEIGHBOURS))) + f"|{_SHARD}")
+    if run := next((x for x in RUN_MODELS if (folder / x / "config.json").is_file()), None):
+        raise ConfigError(f"{folder} is a training run, whose model is in {run}: save elsewhere")
+    weights = re.compile("|".join(map(re.escape, (*WEIGHT_FILES, KERASHUB_HEAD))) + f"|{_SHARD}")
     kept = set(written)
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if stale.fullmatch(path.name) and path.name not in kept and path.is_file()
-    )
+    others = [path for path in sorted(folder.iterdir()) if path.name not in kept and path.is_file()]
+    if held := [path.name for path in others if weights.fullmatch(path.name)]:
+        raise ConfigError(
+            f"{folder} holds the weights of another model ({', '.join(held[:5])}): save elsewhere, "
+            "or remove them"
+        )
+    return [path for path in others if path.name in _NEIGHBOURS]
 
 
 _NEIGHBOURS = (
     transformers.PROCESSOR,
     "processor_config.json",
-    KERASHUB_HEAD,
     kerashub.TASK,
     kerashub.TASK_PREPROCESSOR,
     kerashub.IMAGE_CONVERTER,

@@ -9,6 +9,7 @@ anti-aliased; se, eca: channel attention; rs: ResNet-RS; bit: Big Transfer.
 
 import difflib
 import fnmatch
+import re
 from typing import Any
 
 from resnetjax.config import ResNetConfig as Net
@@ -324,6 +325,8 @@ def get(name: str) -> Net:
     if name not in ARCHITECTURES:
         near = difflib.get_close_matches(name, [*ARCHITECTURES, *ALIASES], n=3, cutoff=0.5)
         hint = f": did you mean {', '.join(near)}?" if near else ""
+        if re.search(r"[/\\]|\.(pth|pt|th|bin|h5|keras|npz|msgpack|safetensors)$", name):
+            hint = ", and there is no such file or directory"
         raise UnknownName(f"no architecture is called {name!r}{hint} (names() lists all)")
     return ARCHITECTURES[name]
 

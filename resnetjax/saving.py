@@ -1,5 +1,6 @@
 """Save a pretrained net as what people want."""
 
+import difflib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -49,15 +50,16 @@ def save(
             that Keras 3 loads; of a Flax dialect a `.msgpack`. Anything else is a directory, made
             where it is absent, for ours, `transformers`, `timm`, `timm_v2` or `kerashub`, whose
             presets have no labels: it gets the weights, and what says the net, its labels and how
-            images are prepared (else only our own `.safetensors` says that). Weights and
-            descriptions that another model left there are removed.
+            images are prepared (else only our own `.safetensors` says that). Descriptions that
+            another model left there are removed; where it left its weights, nothing is written.
         dialect: Whose names the arrays get; ours by default.
 
     Raises:
         ConfigError: The dialect's system has no such net, or its description cannot say how images
             are prepared; the fields are named. Weights alone may always go back to the dialect that
-            they came from.
-        UnsupportedFile: The path ends as a weight file that is not written (`.onnx`, `.ckpt`, ...).
+            they came from. Or the directory holds other weights, or a training run.
+        UnsupportedFile: The path ends as a weight file that is not written (`.onnx`, `.ckpt`, ...),
+            or nearly as one that is.
         UnknownName: There is no such dialect.
     """
     path = Path(path)
@@ -79,10 +81,8 @@ def save(
         return
     contents = {**_in_directory(net), **folders.compose(description)}
     path.mkdir(parents=True, exist_ok=True)
-    files.write(
-        {path / name: content for name, content in contents.items()},
-        remove=folders.leftovers(path, contents),
-    )
+    stale = folders.leftovers(path, contents)
+    files.write({path / name: content for name, content in contents.items()}, remove=stale)
 
 
 def target_of(path: str | os.PathLike[str], *, dialect: str | None = None) -> Dialect:
@@ -96,8 +96,10 @@ def target_of(path: str | os.PathLike[str], *, dialect: str | None = None) -> Di
     path = Path(path)
     target = dialects.get(dialect or dialects.NATIVE.name)
     form = _form(path)
-    if form is _DIRECTORY and path.suffix in _UNWRITTEN and not path.is_dir():
-        raise UnsupportedFile(f"{path}: {path.suffix} is not written: use {', '.join(_FORMS)}")
+    if form is _DIRECTORY and not path.is_dir():
+        near = difflib.get_close_matches(path.suffix, _FORMS, n=1, cutoff=0.75)
+        if near or path.suffix in _UNWRITTEN:
+            raise UnsupportedFile(f"{path}: {path.suffix} is not written: use {', '.join(_FORMS)}")
     if target not in form.dialects:
         forms = {**_FORMS, "directory": _DIRECTORY}
         names = ", ".join(known.name for known in form.dialects)
@@ -228,7 +230,7 @@ _DIRECTORY = replace(
     ),
     described=True,
 )
-_UNWRITTEN = (".th", ".ckpt", ".onnx")
+_UNWRITTEN = (".th", ".ckpt", ".onnx", ".stablehlo")
 
 
 def _form(path: Path) -> _Form:

@@ -917,13 +917,10 @@ def test_f6_a_net_for_blue_first_is_turned_with_its_mean_for_transformers(tmp_pa
     np.testing.assert_array_equal(blue_first, arrays_of(TINY)["stem/conv1/kernel"])
 
 
-def test_a_directory_keeps_nothing_of_the_model_that_it_held(tmp_path):
+def test_a_directory_keeps_no_description_of_the_model_that_it_held(tmp_path):
     folder = tmp_path / "net"
     saving.save(pretrained(labels=LABELS), folder, dialect="transformers")
-    stale = ("pytorch_model.bin", "model-00001-of-00002.safetensors", "task.json",
-             "image_converter.json", "model.safetensors.index.json", "flax_model.msgpack",
-             "model.weights.h5")  # fmt: skip
-    for name in (*stale, "README.md", "other.safetensors"):
+    for name in ("image_converter.json", "task.json", "README.md", "other.safetensors"):
         (folder / name).write_bytes(b"old")
     net = pretrained(TEST_RESNET, labels=Labels(names=tuple("abcdefghij")))
     for dialect in ("timm", None):
@@ -931,6 +928,35 @@ def test_a_directory_keeps_nothing_of_the_model_that_it_held(tmp_path):
         kept = {"config.json", "model.safetensors", "README.md", "other.safetensors"}
         assert contents(folder).keys() == kept
         assert zoo.load(folder).config == net.config
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["pytorch_model.bin", "model-00001-of-00002.safetensors", "model.safetensors.index.json",
+     "flax_model.msgpack", "model.weights.h5", "task.weights.h5"],
+)  # fmt: skip
+def test_a_directory_that_holds_other_weights_is_left_as_it_is(tmp_path, name):
+    (tmp_path / name).write_bytes(b"old")
+    (tmp_path / "preprocessor_config.json").write_bytes(b"{}")
+    before = contents(tmp_path)
+    with pytest.raises(ConfigError, match=f"the weights of another model \\({name}\\): save"):
+        saving.save(pretrained(), tmp_path)
+    assert contents(tmp_path) == before
+
+
+def test_a_training_run_is_left_as_it_is(tmp_path):
+    saving.save(pretrained(), tmp_path / "run" / "best")
+    with pytest.raises(ConfigError, match="run is a training run, whose model is in best"):
+        saving.save(pretrained(), tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["best"]
+
+
+@pytest.mark.parametrize("name", ["net.safetensor", "net.pthx", "net.keros", "net.stablehlo"])
+def test_an_ending_that_is_nearly_one_of_a_file_is_no_directory(tmp_path, name):
+    with pytest.raises(UnsupportedFile, match=f"{name}: .* is not written: use .safetensors"):
+        saving.save(pretrained(), tmp_path / name)
+    saving.save(pretrained(), tmp_path / "resnet50.a1_in1k")
+    assert (tmp_path / "resnet50.a1_in1k" / "config.json").is_file()
 
 
 def test_a_directory_has_the_dialect_of_a_system_that_describes_its_nets(tmp_path):

@@ -321,10 +321,13 @@ def write(contents: Mapping[Path, bytes], *, remove: Iterable[Path] = ()) -> Non
     temporary = {path: path.with_name(f".{path.name}.{os.getpid()}") for path in contents}
     try:
         for path, content in contents.items():
-            with temporary[path].open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+            try:
+                with temporary[path].open("wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+            except OSError as error:  # which names the temporary file
+                raise type(error)(error.errno, error.strerror, os.fspath(path)) from None
         for path in remove:
             path.unlink(missing_ok=True)
         for path in contents:

@@ -67,8 +67,13 @@ def parse(data: memoryview) -> Safetensors:
         raise CorruptFile("the safetensors header has metadata that is not text")
     buffer, viewer = data[start:], Viewer(file_size=len(data))
     arrays, spans = {}, []
-    for name, entry in header.items():
-        dtype, shape, begin, end = _entry(name, entry)
+    entries = {name: _entry(name, entry) for name, entry in header.items()}
+    needed = start + max((end for *_, end in entries.values()), default=0)
+    if needed > len(data):
+        raise CorruptFile(
+            f"the file is truncated: it has {len(data):,} bytes, its arrays end at {needed:,}"
+        )
+    for name, (dtype, shape, begin, end) in entries.items():
         # The size is checked against the shape before a view is made, the view against the bytes.
         if end - begin != math.prod(shape) * dtype.itemsize:
             raise CorruptFile(
