@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,17 @@ from resnetjax.nn.init import initialize
 from resnetjax.nn.resnet import ResNet
 from resnetjax.plan import plan
 from resnetjax.pretrained import Pretrained, Source, Variables, make_variables, seed_of
-from resnetjax.weights import files
+from resnetjax.weights import files, passes
 from resnetjax.weights.arrays import load_arrays
 from resnetjax.weights.detect import Detection
 
 
 def create(
-    arch: str | ResNetConfig, *, rng: int | jax.Array = 0, dtype: Any = jnp.float32
+    arch: str | ResNetConfig,
+    *,
+    rng: int | jax.Array = 0,
+    dtype: Any = jnp.float32,
+    **changes: Any,
 ) -> tuple[ResNet, Variables]:
     """A net with random weights.
 
@@ -37,9 +41,11 @@ def create(
         arch: Name of an architecture, or a config.
         rng: A seed, or a key of `jax.random.key`.
         dtype: Of the activations; the variables are float32.
+        **changes: Fields of the config to set, such as `num_classes`.
 
     Raises:
         UnknownName: No architecture goes by this name.
+        ConfigError: There is no such field, or its value is not allowed.
 
     Example:
         >>> model, variables = create("cifar_resnet20", rng=0)
@@ -47,6 +53,7 @@ def create(
         (1, 10)
     """
     config = presets.get(arch) if isinstance(arch, str) else arch
+    config = config.replace(**changes)
     expected = leaves(plan(config))
     return ResNet(config, dtype=dtype), make_variables(expected, initialize(expected, seed_of(rng)))
 
@@ -57,7 +64,7 @@ def load(
     arch: str | None = None,
     config: ResNetConfig | None = None,
     preprocess: Preprocess | None = None,
-    labels: Labels | None = None,
+    labels: Labels | Sequence[str] | None = None,
     num_classes: int | None = None,
     head_widths: tuple[int, ...] | None = None,
     in_channels: int | None = None,
@@ -80,7 +87,7 @@ def load(
         arch: Name of the architecture.
         config: A net of your own. Head and input channels are those of the file even so.
         preprocess: How images are prepared.
-        labels: What the outputs mean.
+        labels: What the outputs mean, or their names alone.
         num_classes: For another number than the file's a new head is drawn; 0 leaves the head away.
         head_widths: For others than the file's a new head is drawn too: dense layers of so many
             features before the last.
@@ -100,6 +107,8 @@ def load(
     """
     if arch is not None and config is not None:
         raise ConfigError(f"arch={arch!r} and config are both given: use one of them")
+    if labels is not None and not isinstance(labels, Labels):
+        labels = Labels(names=tuple(labels))
     path, published = locate(source)
     wanted = presets.get(arch) if arch is not None else config
     parts = Wanted(net=wanted is None, preprocess=preprocess is None)
@@ -124,15 +133,19 @@ def load(
             new_head=not same_head,
             strict=strict,
         )
-        if target.in_channels != found.config.in_channels and "stem/conv1/kernel" in arrays:
+        theirs, preparing = preprocess_of(found, described, published)
+        folded = target.in_channels != found.config.in_channels
+        turned = folded and theirs.channel_order == "bgr"  # other numbers of channels are red first
+        if folded and "stem/conv1/kernel" in arrays:
             kernel = arrays["stem/conv1/kernel"]
+            kernel = kernel[:, :, ::-1] if turned else kernel
             arrays["stem/conv1/kernel"] = fold_channels(kernel, target.in_channels)
         if skipped and wanted is None:
             _check_drawn(leaves(plan(target)), arrays, name=str(path))
         variables = make_variables(leaves(plan(target)), arrays, rng)
-    prepared, preparing = (
-        preprocess_of(found, described, published) if preprocess is None else (preprocess, ())
-    )
+    prepared = passes.reversed_order(theirs) if turned else theirs
+    if preprocess is not None:
+        prepared, preparing = preprocess, ()
     named, naming = (
         labels_of(found, described, published) if labels is None and same_head else (labels, ())
     )

@@ -635,6 +635,59 @@ def test_a_keras_archive_says_the_net_that_it_is(tmp_path, dialect):
     assert_bit_equal(flatten(after.variables), flatten(before.variables))
 
 
+@pytest.mark.parametrize("name", ["net.weights.h5", "net.keras", "net.safetensors"])
+def test_kerashubs_v2_with_a_deep_stem_does_not_average_in_shortcuts(tmp_path, name):
+    config = plainest("kerashub").replace(
+        widths=(64, 16, 32, 64), order="pre", shortcut_norm=False, stem="deep", stem_width=64
+    )
+    saving.save(pretrained(config), tmp_path / name, dialect="kerashub")
+    with pytest.warns(AssumptionWarning):
+        assert zoo.load(tmp_path / name).config == config
+
+
+@pytest.mark.parametrize("channels", [1, 4, 6])
+def test_f6_a_stem_for_blue_first_is_folded_red_first(tmp_path, channels):
+    before = pretrained(plainest("keras"), preprocess=CAFFE)
+    saving.save(before, tmp_path / "net.weights.h5", dialect="keras")
+    with pytest.warns(AssumptionWarning):
+        after = zoo.load(tmp_path / "net.weights.h5", in_channels=channels)
+    mean = (123.68, 116.779, 103.939)
+    expected = np.resize(mean, channels) if channels > 1 else [np.mean(mean)]
+    np.testing.assert_allclose(after.preprocess.mean, expected, rtol=1e-6)
+    assert after.preprocess.channel_order == "rgb"
+    red_first = flat(before)["stem/conv1/kernel"][:, :, ::-1]
+    np.testing.assert_array_equal(
+        flat(after)["stem/conv1/kernel"], zoo.fold_channels(red_first, channels)
+    )
+
+
+def test_variables_that_are_not_those_of_the_config_are_not_saved(tmp_path):
+    pre = pretrained(TINY)
+    wider = dataclasses.replace(
+        pre, labels=None, model=pre.model.clone(config=TINY.replace(num_classes=9))
+    )
+    for path, dialect in (("net", None), ("net.pth", "timm")):
+        with pytest.raises(
+            ConfigError, match=r"variables: head/kernel has \(.*where the config has"
+        ):
+            saving.save(wider, tmp_path / path, dialect=dialect)
+        assert not (tmp_path / path).exists()
+
+
+def test_names_alone_are_labels(write):
+    names = [f"class {i}" for i in range(CLASSES)]
+    with pytest.warns(AssumptionWarning):
+        assert zoo.load(write("timm"), labels=names).labels == Labels(names=tuple(names))
+
+
+def test_a_net_is_made_with_other_fields():
+    model, variables = zoo.create("cifar_resnet20", num_classes=3)
+    assert model.config == ARCHITECTURES["cifar_resnet20"].replace(num_classes=3)
+    assert variables["params"]["head"]["bias"].shape == (3,)
+    with pytest.raises(ConfigError, match="classes"):
+        zoo.create("cifar_resnet20", classes=3)
+
+
 @pytest.mark.parametrize("classes", [CLASSES, 0])
 @pytest.mark.parametrize("order", ["post", "pre"])
 def test_a_preset_of_kerashub_comes_back_bit_for_bit(tmp_path, order, classes):

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 import numpy as np
 
 from resnetjax.config import ResNetConfig
-from resnetjax.errors import WeightsMismatch
+from resnetjax.errors import ConfigError, WeightsMismatch
 from resnetjax.measure import leaves
 from resnetjax.plan import plan
 from resnetjax.weights.dialect import Dialect, entries
@@ -130,7 +130,15 @@ def _of_the_head(
 def save_arrays(
     dialect: Dialect, ours: Mapping[str, np.ndarray], config: ResNetConfig
 ) -> dict[str, np.ndarray]:
-    """Their arrays by their names, contiguous, ready to be written."""
+    """Their arrays by their names, contiguous, ready to be written.
+
+    Raises:
+        ConfigError: An array of the config's is lacking, or of another shape.
+    """
+    for path, leaf in leaves(plan(config)).items():
+        if path not in ours or ours[path].shape != leaf.shape:
+            found = f"has {ours[path].shape}" if path in ours else "is lacking"
+            raise ConfigError(f"variables: {path} {found}, where the config has {leaf.shape}")
     root = dialect.root if config.num_classes else ""
     scope = dialect.scope.format(layers=_layers(config))
     theirs: dict[str, np.ndarray] = {}

@@ -167,10 +167,10 @@ class Probe:
             "norm": "batch" if self.has("stage1_block1/norm1/mean", skeleton) else "group",
         }
         found |= self._pruned(depths, blocks, skeleton) or self._widths(blocks, skeleton)
-        if self.has("norm/scale", skeleton):
-            found |= {"order": "pre", "shortcut_norm": False}
+        pre = self.has("norm/scale", skeleton)
+        order = {"order": "pre", "shortcut_norm": False} if pre else {}
         found["conv_bias"] = self._bias_sites(skeleton)
-        found |= self._shortcuts(len(depths), skeleton)
+        found |= order | self._shortcuts(len(depths), skeleton, order)
         return found | self._attention(len(depths), skeleton)
 
     def _widths(self, blocks: list[str], skeleton: ResNetConfig) -> dict[str, Any]:
@@ -241,7 +241,9 @@ class Probe:
         sites = tuple(site for site in get_args(ConvSite) if self.has(places[site], skeleton))
         return "all" if sites == get_args(ConvSite) else sites or "none"
 
-    def _shortcuts(self, stages: int, skeleton: ResNetConfig) -> dict[str, Any]:
+    def _shortcuts(
+        self, stages: int, skeleton: ResNetConfig, order: dict[str, Any]
+    ) -> dict[str, Any]:
         """Which shortcut projects, and how; in which stage it first does depends on the net."""
         for kind in ("conv", "avg_conv"):
             config = skeleton.replace(shortcut=kind)
@@ -257,7 +259,9 @@ class Probe:
                 ):
                     self.hidden.add("shortcut")  # one name for both
                     # timm's v2 nets average in their shortcuts where the stem is deep, only there.
-                    kind = "avg_conv" if skeleton.stem == "deep" else "conv"
+                    lacking = dict(self.dialect.lacks(other.replace(**order)))
+                    deep = skeleton.stem == "deep" and "shortcut" not in lacking
+                    kind = "avg_conv" if deep else "conv"
                 normed = self.has(f"{prefix}/norm/scale", config)
                 size = kernel.shape[0]
                 return {"shortcut": kind, "shortcut_norm": normed, "shortcut_kernel": size}
