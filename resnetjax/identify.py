@@ -172,8 +172,17 @@ def preprocess_of(
     found: Detection,
     described: Description | None,
     published: PublishedWeights | None = None,
+    *,
+    model_config: Any = None,
 ) -> tuple[Preprocess, tuple[str, ...]]:
-    """How images are prepared, and what had to be assumed for it."""
+    """How images are prepared, and what had to be assumed for it.
+
+    Args:
+        found: The net.
+        described: What its directory says.
+        published: What is known of published weights.
+        model_config: A Keras file's description of its model.
+    """
     told = described.preprocess if described else None
     if published:
         # KerasHub's presets say what the table only guesses.
@@ -188,16 +197,28 @@ def preprocess_of(
     if found.config.stem == "conv3" and dialect.preprocess.crop_px != (32, 32):
         dialect = torch_dialects.AKAMASTER  # whose are the CIFAR nets
     taken = with_channels(dialect.preprocess, found.config.in_channels)
-    who = f"images prepared as by {dialect.name} (preprocess= decides)"
-    return taken, (f"{who}: {preprocess_formats.in_words(taken)}",)
+    layers, _ = keras_described.around(model_config)
+    own = keras_described.scaled(taken, layers) if layers and taken.channels == 3 else None
+    who, kinds = dialect.name, ", ".join(kind for kind, _ in layers)
+    if own:
+        taken, who = own, f"{who}, and by its own {kinds}"
+    elif layers:
+        who += f", without its own {kinds:.200}"
+    said = preprocess_formats.in_words(taken)
+    return taken, (f"images prepared as by {who} (preprocess= decides): {said}",)
 
 
 def labels_of(
     found: Detection,
     described: Description | None,
     published: PublishedWeights | None = None,
+    *,
+    model_config: Any = None,
 ) -> tuple[Labels | None, tuple[str, ...]]:
-    """What the outputs mean, where that is known, and what had to be assumed for it."""
+    """What the outputs mean, where that is known, and what had to be assumed for it.
+
+    Args: As of `preprocess_of`.
+    """
     classes = found.config.num_classes
     if described and described.labels and len(described.labels.names) == classes:
         return described.labels, ()
@@ -206,9 +227,19 @@ def labels_of(
     if described and described.layout == "transformers" and not described.labels:
         return None, ()  # each class has a placeholder there, which says that names are unknown
     known = _KNOWN_LABELS.get((found.config.stem == "conv3", classes))
-    if known is None:
-        return None, ()
-    return label_sets.get(known), (f"{classes} classes are those of {known} (labels= decides)",)
+    _, ending = keras_described.around(model_config)
+    if classes != 1 and (ending in (None, "softmax") or not classes):
+        if known is None:
+            return None, ()
+        said = f"{classes} classes are those of {known} (labels= decides)"
+        return label_sets.get(known), (said,)
+    # No probabilities of one class among several: each output is for itself.
+    numbers = Labels(
+        names=tuple(map(str, range(classes))),
+        activation="sigmoid" if ending == "sigmoid" else "none",
+    )
+    left = f", without its {ending}" if ending not in (None, "sigmoid") else ""
+    return numbers, (f"outputs are given for themselves{left} (labels= decides)",)
 
 
 def with_channels(preprocess: Preprocess, channels: int) -> Preprocess:

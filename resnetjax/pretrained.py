@@ -69,8 +69,10 @@ class Pretrained:
 
     @property
     def activation(self) -> OutputActivation:
-        """What turns logits into predictions; softmax where labels are unknown."""
-        return self.labels.activation if self.labels else "softmax"
+        """What turns logits into predictions; softmax of several where labels are unknown."""
+        if self.labels:
+            return self.labels.activation
+        return "softmax" if self.config.num_classes > 1 else "none"
 
     def __post_init__(self) -> None:
         classes = self.config.num_classes

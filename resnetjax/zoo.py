@@ -133,7 +133,8 @@ def load(
             new_head=not same_head,
             strict=strict,
         )
-        theirs, preparing = preprocess_of(found, described, published)
+        model_config = file.metadata.get("model_config")
+        theirs, preparing = preprocess_of(found, described, published, model_config=model_config)
         folded = target.in_channels != found.config.in_channels
         turned = folded and theirs.channel_order == "bgr"  # other numbers of channels are red first
         if folded and "stem/conv1/kernel" in arrays:
@@ -147,7 +148,9 @@ def load(
     if preprocess is not None:
         prepared, preparing = preprocess, ()
     named, naming = (
-        labels_of(found, described, published) if labels is None and same_head else (labels, ())
+        labels_of(found, described, published, model_config=model_config)
+        if labels is None and same_head
+        else (labels, ())
     )
     assumptions = (*identifying, *_sizes(config, found), *preparing, *naming)
     _warn(str(path), assumptions, skipped)

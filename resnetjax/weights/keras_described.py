@@ -2,10 +2,13 @@
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, get_args
 
-from resnetjax.config import Activation, ResNetConfig
+import numpy as np
+
+from resnetjax.config import Activation, Preprocess, ResNetConfig
 from resnetjax.errors import ConfigError, WeightsMismatch
 from resnetjax.plan import plan
 from resnetjax.weights.dialect import Dialect
@@ -55,6 +58,46 @@ def described(
         f"(dialect {dialect.name}):\n  {nearest[1]:.500}\nPass arch= or config= to load the arrays "
         "into that net all the same."
     )
+
+
+def around(model_config: Any) -> tuple[list[tuple[str, Mapping[str, Any]]], str | None]:
+    """The layers of a file's model before the net, and the activation behind it, if it tells."""
+    steps = Steps()
+    try:
+        model = steps.model(model_config, {})
+    except Unclear:
+        return [], None
+    last = steps.listed[model.outputs[0]].does if model.outputs else ""
+    return model.preparing, last if last.isidentifier() else None
+
+
+def scaled(
+    config: Preprocess, layers: Iterable[tuple[str, Mapping[str, Any]]]
+) -> Preprocess | None:
+    """How images are prepared where layers of the model scale them; None if these do other things.
+
+    Args:
+        config: What brings images to their size.
+        layers: Keras's layers and their settings.
+    """
+    scale, offset = np.ones(3), np.zeros(3)
+    try:
+        with np.errstate(all="raise"):
+            for kind, settings in layers:
+                if kind == "Rescaling":
+                    factor, shift = np.array(settings["scale"]), np.array(settings.get("offset", 0))
+                elif kind == "Normalization" and not settings.get("invert"):
+                    deviation = np.sqrt(np.array(settings["variance"], np.float64))
+                    factor = 1 / deviation
+                    shift = -np.array(settings["mean"], np.float64) / deviation
+                else:
+                    return None
+                scale, offset = scale * factor.ravel(), offset * factor.ravel() + shift.ravel()
+            mean, std = -offset / scale, 1 / scale
+        numbers = {"mean": tuple(mean.tolist()), "std": tuple(std.tolist())}
+        return replace(config, divisor=1.0, channel_order="rgb", **numbers)
+    except (ArithmeticError, ConfigError, KeyError, TypeError, ValueError):
+        return None
 
 
 def _candidates(

@@ -54,12 +54,14 @@ class Model:
         outputs: Of its outputs.
         steps: What each does, in the order of computation.
         rates: Stride and dilation of the convolutions, by their layers' names.
+        preparing: The layers that only prepare an image, and their settings.
     """
 
     layers: dict[str, int] = field(default_factory=dict)
     outputs: list[int] = field(default_factory=list)
     steps: list[str] = field(default_factory=list)
     rates: dict[str, tuple[int, int]] = field(default_factory=dict)
+    preparing: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
 
 
 class _Layer(NamedTuple):
@@ -145,6 +147,8 @@ class Steps:
     def _step(self, layer: _Layer, name: str, inputs: list[int], model: Model) -> int:
         kind, settings = layer.kind, layer.settings
         if not inputs or (set(inputs) == {_IMAGE} and kind not in _OF_THE_NET):
+            if inputs and not _IDENTITY.fullmatch(kind):
+                model.preparing.append((kind, settings))
             return _IMAGE
         if _IDENTITY.fullmatch(kind):
             return inputs[0]

@@ -16,7 +16,7 @@ import pytest
 
 import resnetjax as rj
 from resnetjax.config import Preprocess, ResNetConfig
-from resnetjax.data.preprocess import preprocess
+from resnetjax.data.preprocess import normalize, preprocess
 from resnetjax.errors import AssumptionWarning, ConfigError, WeightsMismatch
 from resnetjax.presets import get
 from resnetjax.weights import dialects
@@ -54,9 +54,9 @@ def application(*, pre: bool) -> keras.Model:
     )
 
 
-def hub(block_type: str, *, pre: bool = False) -> keras.Model:
+def hub(block_type: str, *, pre: bool = False, deep: bool = False) -> keras.Model:
     """KerasHub's classifier, on a backbone of narrow stages."""
-    deep = block_type.endswith("vd")
+    deep = deep or block_type.endswith("vd")
     backbone = keras_hub.models.ResNetBackbone(
         input_conv_filters=[32, 32, 64] if deep else [64],
         input_conv_kernel_sizes=[3, 3, 3] if deep else [7],
@@ -77,6 +77,7 @@ NETS: dict[str, tuple[str, Callable[[], keras.Model]]] = {
     "hub bottleneck": ("kerashub", lambda: hub("bottleneck_block")),
     "hub v2 basic": ("kerashub", lambda: hub("basic_block", pre=True)),
     "hub v2 bottleneck": ("kerashub", lambda: hub("bottleneck_block", pre=True)),
+    "hub v2 deep": ("kerashub", lambda: hub("bottleneck_block", pre=True, deep=True)),
     "hub vd basic": ("kerashub", lambda: hub("basic_block_vd")),
     "hub vd bottleneck": ("kerashub", lambda: hub("bottleneck_block_vd")),
 }
@@ -361,6 +362,52 @@ def test_a_head_of_ones_own_on_keras_applications_is_found(form, hidden, ending,
         rj.save(pre, tmp_path / "back.keras", dialect=pre.source.dialect)
         back = keras.models.load_model(tmp_path / "back.keras")
         assert spread_error(ours, logits_of(back, images)) < TOLERANCE
+
+
+SCALES = {
+    "Rescaling": lambda: keras.layers.Rescaling(1 / 255, 0.1),
+    "Normalization": lambda: keras.layers.Normalization(
+        mean=[100.0, 110.0, 120.0], variance=[400.0, 500.0, 600.0]
+    ),
+}
+
+
+@pytest.mark.parametrize("ending", ["h5", "keras"])
+@pytest.mark.parametrize("kind", SCALES)
+def test_layers_before_the_net_say_how_images_are_prepared(kind, ending, tmp_path):
+    net = transferred("flat v2")
+    inputs = keras.Input((EDGE_PX, EDGE_PX, 3))
+    model = keras.Model(inputs, net(SCALES[kind]()(inputs)))
+    model.save(tmp_path / f"net.{ending}")
+    with pytest.warns(AssumptionWarning, match=f"by keras_v2, and by its own {kind}"):
+        pre = rj.load(tmp_path / f"net.{ending}")
+    pixels = np.random.default_rng(0).integers(0, 256, (3, EDGE_PX, EDGE_PX, 3)).astype(np.uint8)
+    images = jnp.asarray(normalize(pixels, pre.preprocess))
+    ours = np.asarray(jax.jit(pre.model.apply)(pre.variables, images))
+    assert spread_error(ours, logits_of(model, pixels.astype(np.float32))) < TOLERANCE
+
+
+def test_other_layers_before_the_net_are_named(tmp_path):
+    net = transferred("flat v2")
+    inputs = keras.Input((EDGE_PX, EDGE_PX, 3))
+    keras.Model(inputs, net(keras.layers.UnitNormalization()(inputs))).save(tmp_path / "net.keras")
+    with pytest.warns(AssumptionWarning, match="keras_v2, without its own UnitNormalization"):
+        rj.load(tmp_path / "net.keras")
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+@pytest.mark.parametrize("ending", ["sigmoid", "linear", "tanh", "softmax"])
+def test_what_ends_the_net_makes_its_predictions(ending, classes, tmp_path):
+    net = transferred("flat v2")
+    pooled = net.layers[-2].output
+    output = keras.layers.Dense(classes, activation=ending)(pooled)
+    keras.Model(net.input, output).save(tmp_path / "net.keras")
+    with pytest.warns(AssumptionWarning) as said:
+        pre = rj.load(tmp_path / "net.keras")
+    several = "softmax" if ending in ("linear", "softmax") and classes > 1 else "none"
+    assert pre.activation == ("sigmoid" if ending == "sigmoid" else several)
+    left_out = ending == "tanh" or (ending == "softmax" and classes == 1)
+    assert (f"without its {ending}" in str(said[0].message)) == left_out
 
 
 def test_an_activation_in_the_head_that_is_not_the_nets_is_refused(tmp_path):

@@ -1,12 +1,14 @@
 """What a Keras file describes is followed or refused; tests/parity has Keras itself write it."""
 
+import numpy as np
 import pytest
 
 from resnetjax.config import ResNetConfig
+from resnetjax.data.preprocess import normalize
 from resnetjax.errors import WeightsMismatch
 from resnetjax.presets import get
 from resnetjax.weights import keras_dialects
-from resnetjax.weights.keras_described import described
+from resnetjax.weights.keras_described import around, described, scaled
 from resnetjax.weights.keras_graph import functional
 
 NUMBERED = keras_dialects.KERAS_NUMBERED
@@ -137,6 +139,58 @@ def test_probabilities_at_the_end_are_left_away():
     model = model_of()
     layer(model, "dense")["config"]["activation"] = "softmax"
     assert read(model) == NET
+
+
+@pytest.mark.parametrize("ending", ["sigmoid", "softmax", "tanh", "linear"])
+def test_what_is_behind_the_net_is_told(ending):
+    model = model_of()
+    layer(model, "dense")["config"]["activation"] = ending
+    assert around(model) == ([], None if ending == "linear" else ending)
+    assert around({"class_name": "Mine"}) == ([], None)
+
+
+SCALED = {
+    "Rescaling": [{"scale": 1 / 127.5, "offset": -1}],
+    "Normalization": [{"mean": [[10.0, 20.0, 30.0]], "variance": [[4.0, 9.0, 16.0]]}],
+    "both": [{"scale": 0.5}, {"mean": 3.0, "variance": 4.0, "invert": False}],
+}
+
+
+@pytest.mark.parametrize("name", SCALED)
+def test_layers_that_scale_images_are_how_these_are_prepared(name):
+    kinds = ("Rescaling", "Normalization") if name == "both" else (name,)
+    layers = list(zip(kinds, SCALED[name], strict=True))
+    model = model_of()
+    if name != "both":
+        insert(model, "conv2d", name, **layers[0][1])
+        assert [(kind, x["mean" if "mean" in x else "scale"]) for kind, x in around(model)[0]]
+    found = scaled(keras_dialects.KERAS.preprocess, layers)
+    assert (found.channel_order, found.resize_mode) == ("rgb", "squash")
+    pixels = np.arange(256.0)[:, None] * np.ones(3)
+    expected = pixels
+    for kind, settings in layers:
+        if kind == "Rescaling":
+            expected = expected * settings["scale"] + settings.get("offset", 0)
+        else:
+            deviation = np.sqrt(np.array(settings["variance"]))
+            expected = (expected - np.array(settings["mean"])) / deviation
+    np.testing.assert_allclose(normalize(pixels, found), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [("GetItem", {})],
+        [("Normalization", {"mean": None, "variance": None})],
+        [("Normalization", {"mean": 1.0, "variance": 1.0, "invert": True})],
+        [("Rescaling", {"scale": "x"})],
+        [("Rescaling", {"scale": 0.0})],
+        [("Rescaling", {"scale": [1.0, 2.0]})],
+        [("Rescaling", {})],
+    ],
+)
+def test_layers_that_do_other_things_to_images_leave_it_open(layers):
+    assert scaled(keras_dialects.KERAS.preprocess, layers) is None
 
 
 def test_f14_a_model_within_a_sequential_model_is_followed():
