@@ -8,7 +8,7 @@ from resnetjax.errors import CorruptFile, UnknownName
 
 # What stands for what, best first: many data sets have a test split and no validation split, or
 # call the one the other.
-_ALIASES = (("train", "training"), ("val", "validation", "valid", "test"))
+_ALIASES = (("train", "training"), ("val", "validation", "valid", "eval", "test"))
 WORDS = frozenset(word for words in _ALIASES for word in words)
 
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})(?!\d)")
