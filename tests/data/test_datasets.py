@@ -54,9 +54,9 @@ def test_splits_of_image_folders_go_by_their_common_names(tmp_path, name):
     assert set(splits(tmp_path)) == {"training", name}
     assert open_dataset(tmp_path, split="train")[0].image == b"train"
     assert open_dataset(tmp_path, split="val")[0].image == b"val"
-    with pytest.raises(UnknownName, match="no split 'extra': it has .*training"):
+    with pytest.raises(UnknownName, match=r"no split 'extra': it has .*training"):
         open_dataset(tmp_path, split="extra")
-    with pytest.raises(UnknownName, match="several splits: pass split=, one of .*training"):
+    with pytest.raises(UnknownName, match=r"several splits: pass split=, one of .*training"):
         open_dataset(tmp_path)
 
 
