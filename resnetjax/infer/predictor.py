@@ -70,6 +70,7 @@ class Predictor:
         self.preprocess = pretrained.preprocess
         self.labels = pretrained.labels
         self.num_classes = pretrained.config.num_classes
+        self._resize = resize
         self._devices = mesh.size
         self._rows = NamedSharding(mesh, PartitionSpec("batch"))
         self._params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
@@ -87,8 +88,9 @@ class Predictor:
             pixels: Any number of images, red first, as `preprocess` resizes and crops them.
 
         Raises:
-            ConfigError: The pixels are of another shape.
+            ConfigError: The pixels are of another shape or dtype.
         """
+        self._check(pixels)
         parts = [pixels[i : i + self.batch_size] for i in range(0, len(pixels), self.batch_size)]
         run = functools.partial(self.top, count=self.num_classes)
         scores = np.zeros((len(pixels), self.num_classes), np.float32)
@@ -108,20 +110,27 @@ class Predictor:
             count: Number of classes.
 
         Raises:
-            ConfigError: The pixels are of another shape.
+            ConfigError: The pixels are of another shape or dtype.
         """
-        channels = self.preprocess.channels
-        if pixels.ndim != 4 or 0 in pixels.shape or pixels.shape[3] != channels:
-            raise ConfigError(
-                f"pixels of shape {pixels.shape} are not allowed: use [images, height, width, "
-                f"{channels}]"
-            )
+        self._check(pixels)
         given = len(pixels)
         if extra := -given % self._devices:
             pixels = np.concatenate((pixels, np.zeros((extra, *pixels.shape[1:]), np.uint8)))
         scores = self._run(self._params, jax.device_put(pixels, self._rows))
         scores, indices = _likeliest(scores, count)
         return (scores[:given], indices[:given]) if extra else (scores, indices)
+
+    def _check(self, pixels: Pixels) -> None:
+        edges = ("height", "width") if self._resize else self.preprocess.crop_px
+        expected = (*edges, self.preprocess.channels)
+        shape = pixels.shape[1:]
+        of_any_size = self._resize and len(shape) == 3 and shape[2] == expected[2]
+        fits = (shape == expected or of_any_size) and 0 not in shape
+        if not fits or pixels.dtype != np.uint8:
+            raise ConfigError(
+                f"pixels of shape {pixels.shape} and dtype {pixels.dtype} are not allowed: use "
+                f"uint8[images, {', '.join(map(str, expected))}]"
+            )
 
 
 # For each net that is still in use, with the arrays that it was made of: a second call finds its

@@ -139,10 +139,31 @@ def test_a_large_batch_on_a_cpu_gives_the_same_logits_in_parts(pre, monkeypatch,
     np.testing.assert_allclose(run(images), net.apply(params, images), atol=1e-5)
 
 
-@pytest.mark.parametrize("shape", [(32, 32, 3), (2, 0, 0, 3), (2, 32, 32, 1)])
-def test_pixels_of_another_shape_are_refused(pre, shape):
-    with pytest.raises(ConfigError, match=r"pixels of shape .* are not allowed.*width, 3\]"):
-        rj.Predictor(pre)(np.zeros(shape, np.uint8))
+@pytest.mark.parametrize(
+    ("shape", "resize", "allowed"),
+    [
+        ((32, 32, 3), True, "height, width, 3"),
+        ((2, 0, 0, 3), True, "height, width, 3"),
+        ((2, 32, 32, 1), True, "height, width, 3"),
+        ((32, 32, 3), False, "32, 32, 3"),
+        ((2, 32, 32, 1), False, "32, 32, 3"),
+        ((2, 32, 33, 3), False, "32, 32, 3"),
+        ((0, 8, 8, 3), False, "32, 32, 3"),
+    ],
+)
+def test_pixels_of_another_shape_are_refused(pre, shape, resize, allowed):
+    found = rf"pixels of shape {re.escape(str(shape))} .* use uint8\[images, {allowed}\]"
+    with pytest.raises(ConfigError, match=found):
+        rj.Predictor(pre, resize=resize)(np.zeros(shape, np.uint8))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int64, bool])
+@pytest.mark.parametrize("resize", [False, True])
+def test_pixels_of_another_dtype_are_refused(pre, dtype, resize):
+    ready = rj.Predictor(pre, resize=resize)
+    for run in (ready, functools.partial(ready.top, count=1)):
+        with pytest.raises(ConfigError, match=rf"dtype {np.dtype(dtype)} are .* use uint8"):
+            run(PIXELS.astype(dtype))
 
 
 def test_a_predictor_scores_any_number_of_images(pre, logits):
