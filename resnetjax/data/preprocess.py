@@ -39,7 +39,9 @@ class _JpegFile(JpegImageFile):
 def decode(source: ImageSource, *, channels: int = 3) -> Image.Image:
     """The image as RGB, or as grey where `channels` is 1, as `PIL.Image.Image.convert` gives it.
 
-    EXIF's orientation is not applied, since no reference applies it. The first frame counts.
+    EXIF's orientation is not applied, since no reference applies it. The first frame counts. Of 16
+    bits a channel the high byte is taken, so that 65535 becomes 255: as Pillow does for colour,
+    while of 16-bit grey its `convert` makes white.
 
     Args:
         source: A file or its bytes (JPEG, PNG or WEBP by content, whatever the name), a Pillow
@@ -47,8 +49,9 @@ def decode(source: ImageSource, *, channels: int = 3) -> Image.Image:
         channels: 3 or 1.
 
     Raises:
-        BadImage: The source cannot be read or decoded, is truncated, is of another format, or has
-            more than `MAX_PIXELS`, which is known before they are decoded. The message names it.
+        BadImage: The source cannot be read or decoded, is truncated, is of another format, has more
+            than `MAX_PIXELS`, which is known before they are decoded, or has values of 32 bits
+            (Pillow's modes "I" and "F") beyond 0..255. The message names it.
     """
     try:
         mode = {1: "L", 3: "RGB"}.get(channels)
@@ -197,6 +200,12 @@ def _convert(image: Image.Image, mode: str) -> Image.Image:
     if not 0 < width * height <= MAX_PIXELS:
         raise ValueError(f"{width}x{height} pixels, where 1 to {MAX_PIXELS} are allowed")
     image.load()
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert(mode)
+    if image.mode in ("I", "F"):  # which Pillow clips
+        values = np.asarray(image)
+        if not ((values >= 0) & (values <= 255)).all():
+            raise ValueError(f"pixels of mode {image.mode!r} beyond 0..255, where none are allowed")
     if "transparency" in image.info:
         # Pillow warns that it drops it. Pixels of an opaque mode do not depend on it.
         image = image.copy()
