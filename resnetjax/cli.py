@@ -178,7 +178,7 @@ def predict(
 
     Args:
         model: A weight file or a directory, or what `resnetjax export` wrote.
-        images: JPEG, PNG or WEBP files, or directories of them.
+        images: JPEG, PNG, WEBP, BMP, TIFF, PPM or PGM files, or directories of them.
         top: Number of labels an image.
         json: Print a list with one object an image.
         batch_size: Images run at once.

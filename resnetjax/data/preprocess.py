@@ -13,8 +13,11 @@ from typing import Any, BinaryIO, TypeAlias
 import numpy as np
 from jaxtyping import Float32, Num, UInt8
 from PIL import Image, ImageFile
+from PIL.BmpImagePlugin import BmpImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
+from PIL.PpmImagePlugin import PpmImageFile
+from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from resnetjax.config import Preprocess
@@ -36,16 +39,25 @@ class _JpegFile(JpegImageFile):
         """Leaves EXIF alone: nothing here needs it, and where it is corrupt Pillow warns."""
 
 
+class _TiffFile(TiffImageFile):
+    def load_prepare(self) -> None:
+        """Makes the image without Pillow's check of its size, which warns from 89 megapixels on."""
+        if self._im is None:
+            self.im = Image.core.new(self.mode, self._tile_size)
+        super().load_prepare()
+
+
 def decode(source: ImageSource, *, channels: int = 3) -> Image.Image:
     """The image as RGB, or as grey where `channels` is 1, as `PIL.Image.Image.convert` gives it.
 
-    EXIF's orientation is not applied, since no reference applies it. The first frame counts. Of 16
-    bits a channel the high byte is taken, so that 65535 becomes 255: as Pillow does for colour,
-    while of 16-bit grey its `convert` makes white.
+    EXIF's orientation is not applied, since no reference applies it; a TIFF's is, by Pillow itself.
+    The first frame counts. Of 16 bits a channel the high byte is taken, so that 65535 becomes 255:
+    as Pillow does for colour, while of 16-bit grey its `convert` makes white.
 
     Args:
-        source: A file or its bytes (JPEG, PNG or WEBP by content, whatever the name), a Pillow
-            image, or uint8 pixels [height, width] or [height, width, 1, 3 or 4 channels].
+        source: A file or its bytes (JPEG, PNG, WEBP, BMP, TIFF, PPM or PGM by content, whatever the
+            name), a Pillow image, or uint8 pixels [height, width] or [height, width, 1, 3 or 4
+            channels].
         channels: 3 or 1.
 
     Raises:
@@ -181,9 +193,37 @@ def _read_header(file: BinaryIO) -> ImageFile.ImageFile:
         return PngImageFile(file)
     if start.startswith(b"RIFF") and start.endswith(b"WEBP"):
         return WebPImageFile(file)
+    if start.startswith(b"BM"):
+        return _read_bmp(file)
+    if start.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
+        return _read_tiff(file)
+    if start.startswith((b"P2", b"P3", b"P5", b"P6")):
+        return PpmImageFile(file)
     if not start:
         raise ValueError("there are no bytes in it")
-    raise ValueError(f"not a JPEG, PNG or WEBP file, for it starts with {start!r}")
+    raise ValueError(
+        f"not a JPEG, PNG, WEBP, BMP, TIFF, PPM or PGM file, for it starts with {start!r}"
+    )
+
+
+def _read_bmp(file: BinaryIO) -> ImageFile.ImageFile:
+    image = BmpImageFile(file)
+    # Pillow fills up rows pixel by pixel: a kilobyte, of a row of MAX_PIXELS, takes 20 seconds.
+    if image.info["compression"] in map(BmpImageFile.COMPRESSIONS.get, ("RLE8", "RLE4")):
+        raise ValueError("a BMP file that is run-length encoded, where none is allowed")
+    return image
+
+
+def _read_tiff(file: BinaryIO) -> ImageFile.ImageFile:
+    # From memory: libtiff would map the file, which others may truncate (SIGBUS).
+    image = _TiffFile(io.BytesIO(file.read()))
+    # Pillow does not scale 12 bits, nor invert 16 where white is 0.
+    bits, photometric = (
+        image.tag_v2.get(tag) for tag in (BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION)
+    )
+    if image.mode.startswith("I;16") and (bits != (16,) or photometric != 1):
+        raise ValueError("a TIFF file of 12 bits, or of 16 with white as 0, where none is allowed")
+    return image
 
 
 def _wrap(pixels: np.ndarray) -> Image.Image:
@@ -200,7 +240,8 @@ def _convert(image: Image.Image, mode: str) -> Image.Image:
     if not 0 < width * height <= MAX_PIXELS:
         raise ValueError(f"{width}x{height} pixels, where 1 to {MAX_PIXELS} are allowed")
     image.load()
-    if image.mode.startswith("I;16"):
+    # Pillow reads PGM files of more than 8 bits as 32, scaled to 16.
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert(mode)
     if image.mode in ("I", "F"):  # which Pillow clips
         values = np.asarray(image)

@@ -10,7 +10,7 @@ import tyro
 from resnetjax.cache import keep_compiled
 from resnetjax.errors import BadImage, ConfigError, UnsupportedFile
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 Model = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
 Images = Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE...")]
 Name = Annotated[str | None, tyro.conf.arg(metavar="NAME")]
@@ -29,7 +29,7 @@ def features(
 
     Args:
         model: A weight file, a directory, an address, or a published weight's name.
-        images: JPEG, PNG or WEBP files, or directories of them.
+        images: JPEG, PNG, WEBP, BMP, TIFF, PPM or PGM files, or directories of them.
         out: The file to be written.
         stage: pooled is what the head sees; of stem, stage1, ... it is the mean over the pixels.
         batch_size: Images run at once.
@@ -74,7 +74,7 @@ def explain(
 
     Args:
         model: A weight file, a directory, an address, or a published weight's name.
-        image: A JPEG, PNG or WEBP file.
+        image: A JPEG, PNG, WEBP, BMP, TIFF, PPM or PGM file.
         out: The .png file to be written: what the net sees, and the same under the heat.
         label: The class by name, id or index; the likeliest unless given.
         stage: stem, stage1, ..., and in v2 norm; the last unless given.

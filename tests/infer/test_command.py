@@ -9,7 +9,8 @@ from PIL import Image
 
 import resnetjax as rj
 from resnetjax import cli
-from resnetjax.data.preprocess import preprocess
+from resnetjax.data.preprocess import decode, preprocess
+from resnetjax.infer.command import image_files
 
 CONFIG = rj.ResNetConfig(
     block="basic", depths=(1, 1), widths=(8, 16), strides=(1, 2), dilations=(1, 1), stem="conv3",
@@ -115,6 +116,16 @@ def test_on_a_terminal_there_is_a_bar(run, net, photos, monkeypatch):
     code, said, err = run("features", net, photos, "--out", photos / "v.npz")
     assert (code, "3 vectors" in said) == (0, True)
     assert "computing features" in err
+
+
+def test_every_format_that_is_decoded_is_found_in_a_folder(tmp_path):
+    kinds = "bmp", "jpeg", "jpg", "pgm", "png", "ppm", "tif", "tiff", "webp"
+    for kind in kinds:
+        Image.new("L", (4, 4), 7).save(tmp_path / f"a.{kind}")
+    (tmp_path / "a.gif").write_bytes(b"GIF89a")
+    found = image_files((tmp_path,))
+    assert [path.suffix[1:] for path in found] == list(kinds)
+    assert {decode(path).getpixel((0, 0)) for path in found} == {(7, 7, 7)}
 
 
 def test_explain_draws_a_picture_and_says_of_what(run, net, pre, photos):
