@@ -1,5 +1,6 @@
 """`resnetjax features`, `explain` and `push`: each imports what it needs when it runs."""
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -140,8 +141,11 @@ def push(
 def image_files(given: tuple[Path, ...]) -> list[Path]:
     """The files themselves, and the images of directories and those below them, sorted.
 
+    What macOS writes beside a file, under its name after "._", is no image.
+
     Raises:
         BadImage: None are given, one is not there, or a directory has none.
+        OSError: A directory cannot be read.
     """
     if not given:
         raise BadImage("no images are given: name files or directories after the model")
@@ -153,14 +157,23 @@ def _image_files(given: Path) -> list[Path]:
         raise BadImage(f"there is no file or directory {str(given)!r}")
     if not given.is_dir():
         return [given]
-    found = sorted(
-        path
-        for path in given.rglob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir()
-    )
+    # Not rglob, which passes over a folder that it cannot read.
+    below = (Path(folder, name) for folder, _, names in _walk(given) for name in names)
+    found = sorted(path for path in below if _is_image(path))
     if not found:
         raise BadImage(f"{given}: no images in it (looked for {', '.join(IMAGE_SUFFIXES)})")
     return found
+
+
+def _walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    def fail(error: OSError) -> None:
+        raise error
+
+    return os.walk(folder, onerror=fail)
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("._")
 
 
 def with_progress(results: Iterator[Any], total: int, *, doing: str) -> Iterator[Any]:

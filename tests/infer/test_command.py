@@ -1,5 +1,7 @@
 """`resnetjax features` and `resnetjax explain`; `push` is in test_push.py."""
 
+import errno
+import os
 import re
 import warnings
 
@@ -126,6 +128,25 @@ def test_every_format_that_is_decoded_is_found_in_a_folder(tmp_path):
     found = image_files((tmp_path,))
     assert [path.suffix[1:] for path in found] == list(kinds)
     assert {decode(path).getpixel((0, 0)) for path in found} == {(7, 7, 7)}
+
+
+def test_what_macos_writes_beside_an_image_is_none(photos):
+    (photos / "._a.png").write_bytes(b"\0\5\x16\7 Mac OS X")
+    assert [path.name for path in image_files((photos,))] == ["a.png", "b.png", "c.webp"]
+
+
+def test_a_folder_below_that_cannot_be_read_is_an_error(run, net, photos, monkeypatch):
+    scan = os.scandir
+
+    def refuse(path):  # not by chmod, which root may pass over
+        if os.fspath(path).endswith("deep"):
+            raise PermissionError(errno.EACCES, "Permission denied", os.fspath(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    code, said, err = run("predict", net, photos)
+    assert (code, said) == (2, "")
+    assert re.search(r"error: .*Permission denied: '.*/photos/deep'", err), err
 
 
 def test_explain_draws_a_picture_and_says_of_what(run, net, pre, photos):
