@@ -12,7 +12,7 @@ from typing import Any
 import tyro
 
 from resnetjax.cache import keep_compiled
-from resnetjax.errors import AssumptionWarning, BadImage, ConfigError, ResNetJAXError, UnknownName
+from resnetjax.errors import AssumptionWarning, ConfigError, ResNetJAXError, UnknownName
 from resnetjax.infer.command import (
     Images,
     Model,
@@ -197,7 +197,7 @@ def predict(
     )
     for path, result in zip(paths, results, strict=True):
         row: dict[str, Any] = {"image": str(path), "predictions": []}
-        if isinstance(result, BadImage):
+        if not isinstance(result, list):
             failed += 1
             row["error"] = str(result)
             say(f"error: {result}")

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import pty
@@ -7,6 +8,7 @@ import warnings
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -380,6 +382,19 @@ def test_a_corrupt_image_is_named_and_the_others_are_still_printed(run, net, pho
     assert [len(row["predictions"]) for row in rows] == [1, 0, 1, 1, 1]
     assert rows[1]["image"] == str(photos / "aa.jpg")
     assert "aa.jpg" in rows[1]["error"]
+
+
+def test_outputs_that_are_not_finite_are_said_and_no_json(run, pre, photos, tmp_path):
+    variables = jax.tree.map(np.array, pre.variables)
+    variables["params"]["head"]["bias"] += np.float32(np.nan)
+    rj.save(dataclasses.replace(pre, variables=variables), tmp_path / "broken")
+    code, out, err = run("predict", tmp_path / "broken", photos / "b.jpg", "--json")
+    (row,) = json.loads(out, parse_constant=pytest.fail)
+    assert (code, row["predictions"]) == (2, [])
+    assert row["error"].startswith(f"{photos / 'b.jpg'}: the net's outputs are not finite")
+    assert err == f"resnetjax: error: {row['error']}\n"
+    code, out, again = run("predict", tmp_path / "broken", photos / "b.jpg")
+    assert (code, out, again) == (2, "", err)
 
 
 def test_assumptions_are_noted_on_stderr_and_json_stays_json(run, torch_net, photos):

@@ -81,7 +81,18 @@ def decode(source: ImageSource, *, channels: int = 3) -> Image.Image:
             return _convert(image, mode)
     except Exception as error:  # Pillow raises whatever its readers stumble over
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise BadImage(f"{_describe(source)}: {reason}") from error
+        raise BadImage(f"{describe(source)}: {reason}") from error
+
+
+def describe(source: ImageSource) -> str:
+    """What messages call an image: its path, or what is known of it."""
+    if isinstance(source, str | os.PathLike):
+        return os.fspath(source)
+    if isinstance(source, bytes):
+        return f"image of {len(source)} bytes"
+    if isinstance(source, np.ndarray):
+        return f"image {source.dtype}{list(source.shape)}"
+    return str(getattr(source, "filename", "") or "image")
 
 
 def crop(image: Image.Image, config: Preprocess) -> UInt8[np.ndarray, "height width channels"]:
@@ -252,16 +263,6 @@ def _convert(image: Image.Image, mode: str) -> Image.Image:
         image = image.copy()
         del image.info["transparency"]
     return image.convert(mode)
-
-
-def _describe(source: ImageSource) -> str:
-    if isinstance(source, str | os.PathLike):
-        return os.fspath(source)
-    if isinstance(source, bytes):
-        return f"image of {len(source)} bytes"
-    if isinstance(source, np.ndarray):
-        return f"image {source.dtype}{list(source.shape)}"
-    return str(getattr(source, "filename", "") or "image")
 
 
 def _resized_px(height: int, width: int, config: Preprocess) -> tuple[int, int]:
