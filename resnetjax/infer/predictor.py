@@ -141,12 +141,14 @@ _PREDICTORS: weakref.WeakKeyDictionary[Pretrained, tuple[Predictor, list[jax.Arr
 
 
 def predictor_of(pretrained: Pretrained) -> Predictor:
-    """The predictor of a net, made once.
+    """The predictor of a net, made once; anew where NumPy's arrays could have changed in place.
 
     Raises:
         ConfigError: The net has no head.
     """
     arrays = jax.tree.leaves(pretrained.variables)
+    if not all(isinstance(array, jax.Array) for array in arrays):
+        return Predictor(pretrained)
     predictor, known = _PREDICTORS.get(pretrained, (None, []))
     if predictor is None or list(map(id, known)) != list(map(id, arrays)):
         predictor = Predictor(pretrained)

@@ -217,6 +217,15 @@ def test_changed_weights_change_predictions(pre):
     assert after[0].index == 4
 
 
+def test_weights_of_numpy_that_change_in_place_change_predictions(pre):
+    own = dataclasses.replace(pre, variables=jax.tree.map(np.array, pre.variables))
+    before = rj.predict(own, PIXELS[0])
+    own.variables["params"]["head"]["bias"] += np.arange(5, dtype=np.float32) * 100
+    (after,) = rj.predict(own, PIXELS[0])
+    assert before[0] != after
+    assert after[0].index == 4
+
+
 def test_a_predictor_resizes_on_the_device_as_pillow_does():
     colours = np.random.default_rng(2).integers(0, 256, (2, 9, 7, 3), np.uint8)
     large = np.stack([np.asarray(Image.fromarray(x).resize((45, 61))) for x in colours])
