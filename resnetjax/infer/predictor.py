@@ -38,8 +38,8 @@ class Predictor:
             preprocessing says. Pillow's pixels differ from these by their rounding.
 
     Raises:
-        ConfigError: The net has no head, `batch_size` is below 1, or the preprocessing's resize has
-            no counterpart on the device.
+        ConfigError: The net has no head, `batch_size` is below 1, `devices` is empty, or the
+            preprocessing's resize has no counterpart on the device.
 
     Example:
         >>> import resnetjax as rj
@@ -65,7 +65,10 @@ class Predictor:
             )
         check_batch_size(batch_size)
         model, params = for_inference(pretrained.model, pretrained.variables, dtype=dtype)
-        mesh = jax.sharding.Mesh(np.asarray(devices or jax.local_devices()), ("batch",))
+        chosen = jax.local_devices() if devices is None else list(devices)
+        if not chosen:
+            raise ConfigError(f"devices={devices!r} is not allowed: use None, or one or more")
+        mesh = jax.sharding.Mesh(np.array(chosen), ("batch",))
         self.batch_size = batch_size
         self.preprocess = pretrained.preprocess
         self.labels = pretrained.labels

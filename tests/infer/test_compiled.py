@@ -77,6 +77,19 @@ def test_a_batch_of_none_is_refused(pre):
         rj.Predictor(pre, batch_size=0)
 
 
+@pytest.mark.parametrize("image_px", [32, (32,), (0, 32), (32, -1), (32.0, 32), (32, 32, 3)])
+def test_sizes_that_no_image_has_are_refused(pre, image_px):
+    with pytest.raises(ConfigError, match=r"image_px=.* is not allowed: use \(height, width\)"):
+        rj.compile_inference(pre.model, pre.variables, batch_size=1, image_px=image_px)
+
+
+def test_devices_may_be_an_array_but_not_none_at_all(pre, logits):
+    ready = rj.Predictor(pre, devices=np.array(jax.devices()))
+    np.testing.assert_allclose(ready(PIXELS), softmax(logits), atol=1e-5)
+    with pytest.raises(ConfigError, match=r"devices=\[\] is not allowed"):
+        rj.Predictor(pre, devices=[])
+
+
 def test_pointwise_convolutions_as_dots_are_the_same_convolutions():
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 7, 6, 4)), jnp.float32)
     kernel = jnp.asarray(np.random.default_rng(1).normal(size=(1, 1, 4, 5)), jnp.float32)
