@@ -603,6 +603,27 @@ def test_an_interrupt_ends_quietly(run, net, photos, monkeypatch):
     assert run("predict", net, photos) == (130, "", "")
 
 
+@pytest.mark.parametrize("kind", ["onnx", "stablehlo"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("info", "{file}"),
+        ("convert", "{file}", "out"),
+        ("verify", "{file}"),
+        ("export", "{file}", "out.onnx"),
+        ("features", "{file}", "{photos}", "--out", "out.npz"),
+        ("evaluate", "{file}", "digits", "--split", "test"),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_what_is_exported_is_for_predict_alone(run, photos, tmp_path, monkeypatch, kind, arguments):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / f"m.{kind}").write_bytes(b"\x08\x08")
+    places = {"{file}": f"m.{kind}", "{photos}": photos}
+    result = run(*(places.get(x, x) for x in arguments))
+    assert_refused(result, f"m.{kind} is an exported net, which only `resnetjax predict`")
+
+
 # --- help
 
 
