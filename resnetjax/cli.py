@@ -11,6 +11,7 @@ from typing import Any
 
 import tyro
 
+from resnetjax import __version__
 from resnetjax.cache import keep_compiled
 from resnetjax.errors import AssumptionWarning, ConfigError, ResNetJAXError, UnknownName
 from resnetjax.infer.command import (
@@ -39,7 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "export": export, "features": features, "explain": explain, "push": push,
     }  # fmt: skip
     try:
-        if arguments[:1] in (["train"], ["evaluate"]):
+        if list(arguments) == ["--version"]:
+            print(f"resnetjax {__version__}")
+            code = 0
+        elif arguments[:1] in (["train"], ["evaluate"]):
             code = _run_training(arguments)
         else:
             code = tyro.extras.subcommand_cli_from_dict(
@@ -61,7 +65,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(code)
 
 
-_ABOUT = "ResNets in JAX: read PyTorch weights, convert them, and put them to use."
+_ABOUT = (
+    "ResNets in JAX: read PyTorch weights, convert them, and put them to use. "
+    "With --version alone, print which release this is."
+)
 
 
 def train() -> int:

@@ -627,6 +627,11 @@ def test_what_is_exported_is_for_predict_alone(run, photos, tmp_path, monkeypatc
 # --- help
 
 
+def test_version_is_the_packages_own(run):
+    assert run("--version") == (0, f"resnetjax {rj.__version__}\n", "")
+    assert "--version" in words(run("--help").out)
+
+
 @pytest.mark.parametrize(
     ("verb", "named_there"),
     [
