@@ -11,8 +11,9 @@ from typing import Any
 
 import tyro
 
+from resnetjax import __version__
 from resnetjax.cache import keep_compiled
-from resnetjax.errors import AssumptionWarning, BadImage, ConfigError, ResNetJAXError, UnknownName
+from resnetjax.errors import AssumptionWarning, ConfigError, ResNetJAXError, UnknownName
 from resnetjax.infer.command import (
     Images,
     Model,
@@ -39,7 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "export": export, "features": features, "explain": explain, "push": push,
     }  # fmt: skip
     try:
-        if arguments[:1] in (["train"], ["evaluate"]):
+        if list(arguments) == ["--version"]:
+            print(f"resnetjax {__version__}")
+            code = 0
+        elif arguments[:1] in (["train"], ["evaluate"]):
             code = _run_training(arguments)
         else:
             code = tyro.extras.subcommand_cli_from_dict(
@@ -61,7 +65,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(code)
 
 
-_ABOUT = "ResNets in JAX: read PyTorch weights, convert them, and put them to use."
+_ABOUT = (
+    "ResNets in JAX: read PyTorch weights, convert them, and put them to use. "
+    "With --version alone, print which release this is."
+)
 
 
 def train() -> int:
@@ -178,7 +185,7 @@ def predict(
 
     Args:
         model: A weight file or a directory, or what `resnetjax export` wrote.
-        images: JPEG, PNG or WEBP files, or directories of them.
+        images: JPEG, PNG, WEBP, BMP, TIFF, PPM or PGM files, or directories of them.
         top: Number of labels an image.
         json: Print a list with one object an image.
         batch_size: Images run at once.
@@ -197,7 +204,7 @@ def predict(
     )
     for path, result in zip(paths, results, strict=True):
         row: dict[str, Any] = {"image": str(path), "predictions": []}
-        if isinstance(result, BadImage):
+        if not isinstance(result, list):
             failed += 1
             row["error"] = str(result)
             say(f"error: {result}")

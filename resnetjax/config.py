@@ -6,7 +6,9 @@ convolutions, norms and shortcuts that everything else reads.
 
 import dataclasses
 import math
+import operator
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Literal, get_args
 
 from resnetjax.fields import check_types, construct, require
@@ -242,6 +244,9 @@ class ResNetConfig:
             require(
                 self, "output_stride", self.output_stride <= most, f"at most the net's own, {most}"
             )
+            reached = list(accumulate(self.strides, operator.mul, initial=self.stem_stride))
+            met = f"what the strides come to after a stage: one of {sorted(set(reached))}"
+            require(self, "output_stride", self.output_stride in reached, met)
 
     def _check_pruned(self, stages: tuple[tuple[tuple[int, ...], ...], ...]) -> None:
         counted = tuple(map(len, stages)) == self.depths

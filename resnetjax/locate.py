@@ -4,10 +4,12 @@ import os
 from pathlib import Path
 
 from resnetjax import folders
-from resnetjax.errors import UnknownName
+from resnetjax.errors import UnknownName, UnsupportedFile
 from resnetjax.weights import archives, sources
 from resnetjax.weights.mapped import map_file
 from resnetjax.weights.sources import PublishedWeights
+
+_EXPORTED = (".stablehlo", ".onnx")  # what resnetjax.infer.artifact reads
 
 
 def locate(source: str | os.PathLike[str]) -> tuple[Path, PublishedWeights | None]:
@@ -17,10 +19,16 @@ def locate(source: str | os.PathLike[str]) -> tuple[Path, PublishedWeights | Non
 
     Raises:
         UnknownName: There is no such file, directory or published weight; the nearest are named.
+        UnsupportedFile: It is an exported net, which has no weights to read.
         DownloadFailed, DigestMismatch, MissingExtra: It cannot be fetched.
         UnsafeWeights, CorruptFile: An archive is refused.
     """
     path = folders.find_model(Path(source))
+    if path.suffix in _EXPORTED and path.is_file():
+        raise UnsupportedFile(
+            f"{path} is an exported net, which only `resnetjax predict` and "
+            "resnetjax.infer.artifact.load take: give the weights that it was made from"
+        )
     if path.exists():
         return _unpacked(path), None
     text = os.fspath(source)

@@ -1,8 +1,9 @@
 """A net with its weights, and what goes in and comes out."""
 
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, SupportsIndex
 
 import flax.traverse_util
 import jax
@@ -113,9 +114,23 @@ def flatten(variables: Variables) -> dict[str, np.ndarray]:
     }
 
 
-def seed_of(rng: int | jax.Array) -> int:
-    """A seed, or what a key of `jax.random.key` draws as one."""
-    return rng if isinstance(rng, int) else int(jax.random.bits(rng, dtype=jnp.uint32))
+def seed_of(rng: SupportsIndex | jax.Array) -> int:
+    """A seed, or what a key of `jax.random.key` draws as one.
+
+    Raises:
+        ConfigError: It is neither, or below 0.
+    """
+    try:
+        seed = operator.index(rng)
+    except TypeError:
+        if isinstance(rng, jax.Array | np.ndarray):
+            return int(jax.random.bits(rng, dtype=jnp.uint32))
+        seed = -1
+    if seed < 0:
+        raise ConfigError(
+            f"rng={rng!r} is not allowed: use a seed of 0 or more, or a key of jax.random.key"
+        )
+    return seed
 
 
 def _owned(array: np.ndarray) -> np.ndarray:

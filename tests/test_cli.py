@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import pty
@@ -7,6 +8,7 @@ import warnings
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -382,6 +384,19 @@ def test_a_corrupt_image_is_named_and_the_others_are_still_printed(run, net, pho
     assert "aa.jpg" in rows[1]["error"]
 
 
+def test_outputs_that_are_not_finite_are_said_and_no_json(run, pre, photos, tmp_path):
+    variables = jax.tree.map(np.array, pre.variables)
+    variables["params"]["head"]["bias"] += np.float32(np.nan)
+    rj.save(dataclasses.replace(pre, variables=variables), tmp_path / "broken")
+    code, out, err = run("predict", tmp_path / "broken", photos / "b.jpg", "--json")
+    (row,) = json.loads(out, parse_constant=pytest.fail)
+    assert (code, row["predictions"]) == (2, [])
+    assert row["error"].startswith(f"{photos / 'b.jpg'}: the net's outputs are not finite")
+    assert err == f"resnetjax: error: {row['error']}\n"
+    code, out, again = run("predict", tmp_path / "broken", photos / "b.jpg")
+    assert (code, out, again) == (2, "", err)
+
+
 def test_assumptions_are_noted_on_stderr_and_json_stays_json(run, torch_net, photos):
     code, out, err = run("predict", torch_net, photos / "b.jpg", "--json", "--top", 1)
     assert code == 0
@@ -588,7 +603,33 @@ def test_an_interrupt_ends_quietly(run, net, photos, monkeypatch):
     assert run("predict", net, photos) == (130, "", "")
 
 
+@pytest.mark.parametrize("kind", ["onnx", "stablehlo"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("info", "{file}"),
+        ("convert", "{file}", "out"),
+        ("verify", "{file}"),
+        ("export", "{file}", "out.onnx"),
+        ("features", "{file}", "{photos}", "--out", "out.npz"),
+        ("evaluate", "{file}", "digits", "--split", "test"),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_what_is_exported_is_for_predict_alone(run, photos, tmp_path, monkeypatch, kind, arguments):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / f"m.{kind}").write_bytes(b"\x08\x08")
+    places = {"{file}": f"m.{kind}", "{photos}": photos}
+    result = run(*(places.get(x, x) for x in arguments))
+    assert_refused(result, f"m.{kind} is an exported net, which only `resnetjax predict`")
+
+
 # --- help
+
+
+def test_version_is_the_packages_own(run):
+    assert run("--version") == (0, f"resnetjax {rj.__version__}\n", "")
+    assert "--version" in words(run("--help").out)
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,7 @@ def test_a_config_error_is_a_value_error_and_one_of_ours():
         ("dilations", {"output_stride": 8, "dilations": (1, 1, 2, 4)}),
         ("output_stride", {"output_stride": 32, "strides": (1, 2, 2, 1)}),
         ("output_stride", {"output_stride": 32, "stem": "conv3", "stem_pool": "none"}),
+        ("output_stride", {"output_stride": 8, "strides": (3, 3, 1, 1)}),
     ],
 )
 def test_a_combination_that_no_net_can_have_is_refused_by_the_field_to_change(field, fields):

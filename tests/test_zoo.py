@@ -5,6 +5,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import warnings
 
 import flax.serialization
@@ -1054,6 +1055,23 @@ def test_created_weights_follow_their_seed_or_key():
     np.testing.assert_array_equal(kernels[0], kernels[1])
     assert not np.array_equal(kernels[0], kernels[2])
     assert kernels[3].shape == (16, CLASSES)
+
+
+def test_a_seed_may_be_of_numpy(write, load):
+    trees = [zoo.create(TINY, rng=seed)[1] for seed in (3, np.int64(3), np.uint8(3))]
+    heads = [flat(load(write("timm"), num_classes=3, rng=seed)) for seed in (3, np.int64(3))]
+    for tree in trees[1:]:
+        jax.tree.map(np.testing.assert_array_equal, tree, trees[0])
+    assert_bit_equal(*heads)
+
+
+@pytest.mark.parametrize("seed", [-1, np.int64(-3), 1.5, "3"])
+def test_what_is_no_seed_is_refused(write, load, seed):
+    message = re.escape(f"rng={seed!r} is not allowed: use a seed of 0 or more")
+    with pytest.raises(ConfigError, match=message):
+        zoo.create(TINY, rng=seed)
+    with pytest.raises(ConfigError, match=message):
+        load(write("timm"), num_classes=3, rng=seed)
 
 
 def test_a_net_is_created_by_name_alias_or_config():

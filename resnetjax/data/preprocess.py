@@ -13,8 +13,11 @@ from typing import Any, BinaryIO, TypeAlias
 import numpy as np
 from jaxtyping import Float32, Num, UInt8
 from PIL import Image, ImageFile
+from PIL.BmpImagePlugin import BmpImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
+from PIL.PpmImagePlugin import PpmImageFile
+from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from resnetjax.config import Preprocess
@@ -36,19 +39,31 @@ class _JpegFile(JpegImageFile):
         """Leaves EXIF alone: nothing here needs it, and where it is corrupt Pillow warns."""
 
 
+class _TiffFile(TiffImageFile):
+    def load_prepare(self) -> None:
+        """Makes the image without Pillow's check of its size, which warns from 89 megapixels on."""
+        if self._im is None:
+            self.im = Image.core.new(self.mode, self._tile_size)
+        super().load_prepare()
+
+
 def decode(source: ImageSource, *, channels: int = 3) -> Image.Image:
     """The image as RGB, or as grey where `channels` is 1, as `PIL.Image.Image.convert` gives it.
 
-    EXIF's orientation is not applied, since no reference applies it. The first frame counts.
+    EXIF's orientation is not applied, since no reference applies it; a TIFF's is, by Pillow itself.
+    The first frame counts. Of 16 bits a channel the high byte is taken, so that 65535 becomes 255:
+    as Pillow does for colour, while of 16-bit grey its `convert` makes white.
 
     Args:
-        source: A file or its bytes (JPEG, PNG or WEBP by content, whatever the name), a Pillow
-            image, or uint8 pixels [height, width] or [height, width, 1, 3 or 4 channels].
+        source: A file or its bytes (JPEG, PNG, WEBP, BMP, TIFF, PPM or PGM by content, whatever the
+            name), a Pillow image, or uint8 pixels [height, width] or [height, width, 1, 3 or 4
+            channels].
         channels: 3 or 1.
 
     Raises:
-        BadImage: The source cannot be read or decoded, is truncated, is of another format, or has
-            more than `MAX_PIXELS`, which is known before they are decoded. The message names it.
+        BadImage: The source cannot be read or decoded, is truncated, is of another format, has more
+            than `MAX_PIXELS`, which is known before they are decoded, or has values of 32 bits
+            (Pillow's modes "I" and "F") beyond 0..255. The message names it.
     """
     try:
         mode = {1: "L", 3: "RGB"}.get(channels)
@@ -66,7 +81,18 @@ def decode(source: ImageSource, *, channels: int = 3) -> Image.Image:
             return _convert(image, mode)
     except Exception as error:  # Pillow raises whatever its readers stumble over
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise BadImage(f"{_describe(source)}: {reason}") from error
+        raise BadImage(f"{describe(source)}: {reason}") from error
+
+
+def describe(source: ImageSource) -> str:
+    """What messages call an image: its path, or what is known of it."""
+    if isinstance(source, str | os.PathLike):
+        return os.fspath(source)
+    if isinstance(source, bytes):
+        return f"image of {len(source)} bytes"
+    if isinstance(source, np.ndarray):
+        return f"image {source.dtype}{list(source.shape)}"
+    return str(getattr(source, "filename", "") or "image")
 
 
 def crop(image: Image.Image, config: Preprocess) -> UInt8[np.ndarray, "height width channels"]:
@@ -178,9 +204,37 @@ def _read_header(file: BinaryIO) -> ImageFile.ImageFile:
         return PngImageFile(file)
     if start.startswith(b"RIFF") and start.endswith(b"WEBP"):
         return WebPImageFile(file)
+    if start.startswith(b"BM"):
+        return _read_bmp(file)
+    if start.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
+        return _read_tiff(file)
+    if start.startswith((b"P2", b"P3", b"P5", b"P6")):
+        return PpmImageFile(file)
     if not start:
         raise ValueError("there are no bytes in it")
-    raise ValueError(f"not a JPEG, PNG or WEBP file, for it starts with {start!r}")
+    raise ValueError(
+        f"not a JPEG, PNG, WEBP, BMP, TIFF, PPM or PGM file, for it starts with {start!r}"
+    )
+
+
+def _read_bmp(file: BinaryIO) -> ImageFile.ImageFile:
+    image = BmpImageFile(file)
+    # Pillow fills up rows pixel by pixel: a kilobyte, of a row of MAX_PIXELS, takes 20 seconds.
+    if image.info["compression"] in map(BmpImageFile.COMPRESSIONS.get, ("RLE8", "RLE4")):
+        raise ValueError("a BMP file that is run-length encoded, where none is allowed")
+    return image
+
+
+def _read_tiff(file: BinaryIO) -> ImageFile.ImageFile:
+    # From memory: libtiff would map the file, which others may truncate (SIGBUS).
+    image = _TiffFile(io.BytesIO(file.read()))
+    # Pillow does not scale 12 bits, nor invert 16 where white is 0.
+    bits, photometric = (
+        image.tag_v2.get(tag) for tag in (BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION)
+    )
+    if image.mode.startswith("I;16") and (bits != (16,) or photometric != 1):
+        raise ValueError("a TIFF file of 12 bits, or of 16 with white as 0, where none is allowed")
+    return image
 
 
 def _wrap(pixels: np.ndarray) -> Image.Image:
@@ -197,21 +251,18 @@ def _convert(image: Image.Image, mode: str) -> Image.Image:
     if not 0 < width * height <= MAX_PIXELS:
         raise ValueError(f"{width}x{height} pixels, where 1 to {MAX_PIXELS} are allowed")
     image.load()
+    # Pillow reads PGM files of more than 8 bits as 32, scaled to 16.
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert(mode)
+    if image.mode in ("I", "F"):  # which Pillow clips
+        values = np.asarray(image)
+        if not ((values >= 0) & (values <= 255)).all():
+            raise ValueError(f"pixels of mode {image.mode!r} beyond 0..255, where none are allowed")
     if "transparency" in image.info:
         # Pillow warns that it drops it. Pixels of an opaque mode do not depend on it.
         image = image.copy()
         del image.info["transparency"]
     return image.convert(mode)
-
-
-def _describe(source: ImageSource) -> str:
-    if isinstance(source, str | os.PathLike):
-        return os.fspath(source)
-    if isinstance(source, bytes):
-        return f"image of {len(source)} bytes"
-    if isinstance(source, np.ndarray):
-        return f"image {source.dtype}{list(source.shape)}"
-    return str(getattr(source, "filename", "") or "image")
 
 
 def _resized_px(height: int, width: int, config: Preprocess) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """`resnetjax features`, `explain` and `push`: each imports what it needs when it runs."""
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ import tyro
 from resnetjax.cache import keep_compiled
 from resnetjax.errors import BadImage, ConfigError, UnsupportedFile
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 Model = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
 Images = Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE...")]
 Name = Annotated[str | None, tyro.conf.arg(metavar="NAME")]
@@ -29,7 +30,7 @@ def features(
 
     Args:
         model: A weight file, a directory, an address, or a published weight's name.
-        images: JPEG, PNG or WEBP files, or directories of them.
+        images: JPEG, PNG, WEBP, BMP, TIFF, PPM or PGM files, or directories of them.
         out: The file to be written.
         stage: pooled is what the head sees; of stem, stage1, ... it is the mean over the pixels.
         batch_size: Images run at once.
@@ -74,7 +75,7 @@ def explain(
 
     Args:
         model: A weight file, a directory, an address, or a published weight's name.
-        image: A JPEG, PNG or WEBP file.
+        image: A JPEG, PNG, WEBP, BMP, TIFF, PPM or PGM file.
         out: The .png file to be written: what the net sees, and the same under the heat.
         label: The class by name, id or index; the likeliest unless given.
         stage: stem, stage1, ..., and in v2 norm; the last unless given.
@@ -140,8 +141,11 @@ def push(
 def image_files(given: tuple[Path, ...]) -> list[Path]:
     """The files themselves, and the images of directories and those below them, sorted.
 
+    What macOS writes beside a file, under its name after "._", is no image.
+
     Raises:
         BadImage: None are given, one is not there, or a directory has none.
+        OSError: A directory cannot be read.
     """
     if not given:
         raise BadImage("no images are given: name files or directories after the model")
@@ -153,14 +157,23 @@ def _image_files(given: Path) -> list[Path]:
         raise BadImage(f"there is no file or directory {str(given)!r}")
     if not given.is_dir():
         return [given]
-    found = sorted(
-        path
-        for path in given.rglob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir()
-    )
+    # Not rglob, which passes over a folder that it cannot read.
+    below = (Path(folder, name) for folder, _, names in _walk(given) for name in names)
+    found = sorted(path for path in below if _is_image(path))
     if not found:
         raise BadImage(f"{given}: no images in it (looked for {', '.join(IMAGE_SUFFIXES)})")
     return found
+
+
+def _walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    def fail(error: OSError) -> None:
+        raise error
+
+    return os.walk(folder, onerror=fail)
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("._")
 
 
 def with_progress(results: Iterator[Any], total: int, *, doing: str) -> Iterator[Any]:

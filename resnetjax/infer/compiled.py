@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from numbers import Integral
 from typing import Any, Literal, TypeAlias
 
 import flax.traverse_util
@@ -51,7 +52,7 @@ def compile_inference(
         dtype: Of the arithmetic; None is the model's own.
 
     Raises:
-        ConfigError: `batch_size` is below 1.
+        ConfigError: `batch_size` or an edge of `image_px` is below 1, or `image_px` is not two.
 
     Example:
         >>> import resnetjax as rj
@@ -62,8 +63,13 @@ def compile_inference(
     """
     if batch_size < 1:
         raise ConfigError(f"batch_size={batch_size} is not allowed: use 1 or more")
+    edges = tuple(image_px) if isinstance(image_px, Iterable) else ()
+    if len(edges) != 2 or not all(isinstance(edge, Integral) and edge >= 1 for edge in edges):
+        raise ConfigError(
+            f"image_px={image_px!r} is not allowed: use (height, width), 1 or more each"
+        )
     net, params = for_inference(model, variables, dtype=dtype)
-    shape = (batch_size, *image_px, model.config.in_channels)
+    shape = (batch_size, *edges, model.config.in_channels)
     images = jax.ShapeDtypeStruct(shape, jnp.float32)
     if on_cpu():
         return jax.jit(functools.partial(apply_in_parts, net, params)).lower(images).compile()

@@ -118,7 +118,7 @@ def _stablehlo(pretrained: Pretrained, platforms: Sequence[str] | None) -> bytes
 def _onnx(pretrained: Pretrained, calibration: Iterable[ImageSource] | None) -> bytes:
     preprocess = pretrained.preprocess
     content = onnx_writer.write(
-        plan(pretrained.config),
+        pretrained.model.net or plan(pretrained.config),
         flatten(pretrained.variables),
         preprocess,
         description=describe(pretrained, {"onnx": import_onnx().__version__}).to_json(),

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from resnetjax.config import ResNetConfig
 from resnetjax.errors import ConfigError
+from resnetjax.infer.fold import folded
 from resnetjax.measure import FeatureInfo, leaves
 from resnetjax.nn.resnet import ResNet
 from resnetjax.plan import plan
@@ -91,9 +92,16 @@ def dense(pretrained: Pretrained, output_stride: OutputStride) -> Pretrained:
     nor padded on one side (padding="same" on even sizes). Elsewhere they are near.
 
     Raises:
-        ConfigError: The net's own stride is smaller, or it has dilations that no stride explains.
+        ConfigError: The net's own stride is smaller, it has dilations that no stride explains, or
+            it runs another plan than its config's, which is not that one folded either.
     """
-    config = pretrained.config
+    model, config = pretrained.model, pretrained.config
+    is_folded = model.net is not None and model.net == folded(plan(config))
+    if model.net not in (None, plan(config)) and not is_folded:
+        raise ConfigError(
+            f"output_stride={output_stride} is not allowed: the net runs a plan of its own: make "
+            "it dense before that"
+        )
     first = [stage.blocks[0] for stage in plan(config).stages]
     # A 3x3 that carries the stride itself sees what came before it, so the stage before's rate; one
     # behind it sees the stage's own. Where a last block strides, the rate grows after it.
@@ -108,7 +116,8 @@ def dense(pretrained: Pretrained, output_stride: OutputStride) -> Pretrained:
         raise ConfigError(
             f"output_stride={output_stride} is not allowed: dilated, this net has other arrays"
         )
-    return dataclasses.replace(pretrained, model=pretrained.model.clone(config=changed))
+    net = folded(plan(changed)) if is_folded else None
+    return dataclasses.replace(pretrained, model=model.clone(config=changed, net=net))
 
 
 def _chosen(

@@ -174,6 +174,16 @@ class _Writer:
             inputs = self._parameters(path, "scale", "bias", "mean", "var")
             name = graph.node("BatchNormalization", x.name, *inputs, name=path, epsilon=norm.eps)
             return replace(x, name=name)
+        name = self._grouped(x, norm, path) if norm.kind == "group" else x.name
+        for operator, key in (("Mul", "scale"), ("Add", "bias")):
+            array = self._arrays[f"{path}/{key}"].reshape(-1, 1, 1)
+            constant = graph.constant(f"{path}/{key}", array)
+            name = graph.node(operator, name, constant, name=f"{path}/{operator.lower()}")
+        return replace(x, name=name)
+
+    def _grouped(self, x: _Maps, norm: Norm, path: str) -> str:
+        """Each group of channels with mean 0 and variance 1."""
+        graph = self.graph
         # GroupNormalization is right from opset 21 on only: before, its scale was one a group.
         whole = graph.constant(f"{path}/shape", (0, x.channels, *x.size), np.int64)
         parts = graph.constant(f"groups/{norm.groups}", (0, norm.groups, -1), np.int64)
@@ -183,12 +193,7 @@ class _Writer:
         name = graph.node(
             "InstanceNormalization", name, ones, zeros, name=f"{path}/normal", epsilon=norm.eps
         )
-        name = graph.node("Reshape", name, whole, name=f"{path}/channels")
-        for operator, key in (("Mul", "scale"), ("Add", "bias")):
-            array = self._arrays[f"{path}/{key}"].reshape(-1, 1, 1)
-            constant = graph.constant(f"{path}/{key}", array)
-            name = graph.node(operator, name, constant, name=f"{path}/{operator.lower()}")
-        return replace(x, name=name)
+        return graph.node("Reshape", name, whole, name=f"{path}/channels")
 
     def _activate(self, x: _Maps, activation: Activation | None, path: str) -> _Maps:
         graph = self.graph

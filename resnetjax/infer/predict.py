@@ -1,17 +1,19 @@
 """From images to labels."""
 
+import collections
+import math
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
 from resnetjax.config import Labels, Preprocess
-from resnetjax.data.preprocess import ImageSource
-from resnetjax.errors import BadImage, ConfigError
+from resnetjax.data.preprocess import ImageSource, describe
+from resnetjax.errors import BadImage, ConfigError, NonFinite
 from resnetjax.infer.batches import run_each
 
 if TYPE_CHECKING:  # an exported net is asked without Flax
@@ -59,6 +61,9 @@ class Prediction:
     probability: float
 
 
+Result: TypeAlias = list[Prediction] | BadImage | NonFinite
+
+
 def predict(
     net: "Pretrained | Classifies",
     images: ImageSource | Iterable[ImageSource],
@@ -80,6 +85,7 @@ def predict(
     Raises:
         BadImage: An image cannot be decoded; the message names it. `predict_each` goes on after
             one.
+        NonFinite: The net's outputs for an image are NaN or infinite.
         ConfigError: The net has no head.
 
     Example:
@@ -100,7 +106,7 @@ def predict(
     sources: Iterable[ImageSource] = [images] if one else images  # type: ignore[list-item]
     found = []
     for result in predict_each(net, sources, top=top, batch_size=batch_size):
-        if isinstance(result, BadImage):
+        if not isinstance(result, list):
             raise result
         found.append(result)
     return found
@@ -112,10 +118,11 @@ def predict_each(
     *,
     top: int = 5,
     batch_size: int = 32,
-) -> Iterator[list[Prediction] | BadImage]:
+) -> Iterator[Result]:
     """As `predict`, one image at a time as batches finish; an image that is bad yields its error.
 
-    Images are read at most two batches ahead.
+    So does one for which the net's outputs are not finite. Images are read at most two batches
+    ahead.
 
     Raises:
         ConfigError: The net has no head, `batch_size` is below 1, or `top` below 0.
@@ -134,8 +141,15 @@ def predict_each(
     def run(pixels: np.ndarray) -> tuple[Any, ...]:
         return classifier.top(pixels, count)
 
-    rows = run_each(classifier.preprocess, images, run, batch_size=batch_size)
-    found = _named(rows, labels)
+    names = collections.deque[str]()  # of the images under way
+
+    def noted() -> Iterator[ImageSource]:
+        for image in images:
+            names.append(describe(image))
+            yield image
+
+    rows = run_each(classifier.preprocess, noted(), run, batch_size=batch_size)
+    found = (_result(row, labels, name=names.popleft()) for row in rows)
     return (_in_order(each) for each in found) if values else found
 
 
@@ -147,21 +161,22 @@ def _classifier(net: Any) -> Classifies:
     return predictor_of(net)
 
 
-def _in_order(found: list[Prediction] | BadImage) -> list[Prediction] | BadImage:
-    if isinstance(found, BadImage):
+def _in_order(found: Result) -> Result:
+    if not isinstance(found, list):
         return found
     return sorted(found, key=lambda prediction: prediction.index)
 
 
-def _named(
-    rows: Iterator[tuple[np.ndarray, ...] | BadImage], labels: Labels | None
-) -> Iterator[list[Prediction] | BadImage]:
-    for row in rows:
-        if isinstance(row, BadImage):
-            yield row
-            continue
-        scores, indices = (values.tolist() for values in row)
-        yield [
-            Prediction(labels.names[index] if labels else str(index), index, score)
-            for score, index in zip(scores, indices, strict=True)
-        ]
+def _result(row: tuple[np.ndarray, ...] | BadImage, labels: Labels | None, *, name: str) -> Result:
+    if isinstance(row, BadImage):
+        return row
+    scores, indices = (values.tolist() for values in row)
+    if not all(map(math.isfinite, scores)):
+        return NonFinite(
+            f"{name}: the net's outputs are not finite: its weights are at fault, or its dtype is "
+            "too narrow for them"
+        )
+    return [
+        Prediction(labels.names[index] if labels else str(index), index, score)
+        for score, index in zip(scores, indices, strict=True)
+    ]

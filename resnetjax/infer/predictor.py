@@ -38,8 +38,8 @@ class Predictor:
             preprocessing says. Pillow's pixels differ from these by their rounding.
 
     Raises:
-        ConfigError: The net has no head, `batch_size` is below 1, or the preprocessing's resize has
-            no counterpart on the device.
+        ConfigError: The net has no head, `batch_size` is below 1, `devices` is empty, or the
+            preprocessing's resize has no counterpart on the device.
 
     Example:
         >>> import resnetjax as rj
@@ -65,11 +65,15 @@ class Predictor:
             )
         check_batch_size(batch_size)
         model, params = for_inference(pretrained.model, pretrained.variables, dtype=dtype)
-        mesh = jax.sharding.Mesh(np.asarray(devices or jax.local_devices()), ("batch",))
+        chosen = jax.local_devices() if devices is None else list(devices)
+        if not chosen:
+            raise ConfigError(f"devices={devices!r} is not allowed: use None, or one or more")
+        mesh = jax.sharding.Mesh(np.array(chosen), ("batch",))
         self.batch_size = batch_size
         self.preprocess = pretrained.preprocess
         self.labels = pretrained.labels
         self.num_classes = pretrained.config.num_classes
+        self._resize = resize
         self._devices = mesh.size
         self._rows = NamedSharding(mesh, PartitionSpec("batch"))
         self._params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
@@ -87,8 +91,9 @@ class Predictor:
             pixels: Any number of images, red first, as `preprocess` resizes and crops them.
 
         Raises:
-            ConfigError: The pixels are of another shape.
+            ConfigError: The pixels are of another shape or dtype.
         """
+        self._check(pixels)
         parts = [pixels[i : i + self.batch_size] for i in range(0, len(pixels), self.batch_size)]
         run = functools.partial(self.top, count=self.num_classes)
         scores = np.zeros((len(pixels), self.num_classes), np.float32)
@@ -108,20 +113,27 @@ class Predictor:
             count: Number of classes.
 
         Raises:
-            ConfigError: The pixels are of another shape.
+            ConfigError: The pixels are of another shape or dtype.
         """
-        channels = self.preprocess.channels
-        if pixels.ndim != 4 or 0 in pixels.shape or pixels.shape[3] != channels:
-            raise ConfigError(
-                f"pixels of shape {pixels.shape} are not allowed: use [images, height, width, "
-                f"{channels}]"
-            )
+        self._check(pixels)
         given = len(pixels)
         if extra := -given % self._devices:
             pixels = np.concatenate((pixels, np.zeros((extra, *pixels.shape[1:]), np.uint8)))
         scores = self._run(self._params, jax.device_put(pixels, self._rows))
         scores, indices = _likeliest(scores, count)
         return (scores[:given], indices[:given]) if extra else (scores, indices)
+
+    def _check(self, pixels: Pixels) -> None:
+        edges = ("height", "width") if self._resize else self.preprocess.crop_px
+        expected = (*edges, self.preprocess.channels)
+        shape = pixels.shape[1:]
+        of_any_size = self._resize and len(shape) == 3 and shape[2] == expected[2]
+        fits = (shape == expected or of_any_size) and 0 not in shape
+        if not fits or pixels.dtype != np.uint8:
+            raise ConfigError(
+                f"pixels of shape {pixels.shape} and dtype {pixels.dtype} are not allowed: use "
+                f"uint8[images, {', '.join(map(str, expected))}]"
+            )
 
 
 # For each net that is still in use, with the arrays that it was made of: a second call finds its
@@ -132,12 +144,14 @@ _PREDICTORS: weakref.WeakKeyDictionary[Pretrained, tuple[Predictor, list[jax.Arr
 
 
 def predictor_of(pretrained: Pretrained) -> Predictor:
-    """The predictor of a net, made once.
+    """The predictor of a net, made once; anew where NumPy's arrays could have changed in place.
 
     Raises:
         ConfigError: The net has no head.
     """
     arrays = jax.tree.leaves(pretrained.variables)
+    if not all(isinstance(array, jax.Array) for array in arrays):
+        return Predictor(pretrained)
     predictor, known = _PREDICTORS.get(pretrained, (None, []))
     if predictor is None or list(map(id, known)) != list(map(id, arrays)):
         predictor = Predictor(pretrained)

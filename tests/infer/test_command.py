@@ -1,5 +1,7 @@
 """`resnetjax features` and `resnetjax explain`; `push` is in test_push.py."""
 
+import errno
+import os
 import re
 import warnings
 
@@ -9,7 +11,8 @@ from PIL import Image
 
 import resnetjax as rj
 from resnetjax import cli
-from resnetjax.data.preprocess import preprocess
+from resnetjax.data.preprocess import decode, preprocess
+from resnetjax.infer.command import image_files
 
 CONFIG = rj.ResNetConfig(
     block="basic", depths=(1, 1), widths=(8, 16), strides=(1, 2), dilations=(1, 1), stem="conv3",
@@ -115,6 +118,35 @@ def test_on_a_terminal_there_is_a_bar(run, net, photos, monkeypatch):
     code, said, err = run("features", net, photos, "--out", photos / "v.npz")
     assert (code, "3 vectors" in said) == (0, True)
     assert "computing features" in err
+
+
+def test_every_format_that_is_decoded_is_found_in_a_folder(tmp_path):
+    kinds = "bmp", "jpeg", "jpg", "pgm", "png", "ppm", "tif", "tiff", "webp"
+    for kind in kinds:
+        Image.new("L", (4, 4), 7).save(tmp_path / f"a.{kind}")
+    (tmp_path / "a.gif").write_bytes(b"GIF89a")
+    found = image_files((tmp_path,))
+    assert [path.suffix[1:] for path in found] == list(kinds)
+    assert {decode(path).getpixel((0, 0)) for path in found} == {(7, 7, 7)}
+
+
+def test_what_macos_writes_beside_an_image_is_none(photos):
+    (photos / "._a.png").write_bytes(b"\0\5\x16\7 Mac OS X")
+    assert [path.name for path in image_files((photos,))] == ["a.png", "b.png", "c.webp"]
+
+
+def test_a_folder_below_that_cannot_be_read_is_an_error(run, net, photos, monkeypatch):
+    scan = os.scandir
+
+    def refuse(path):  # not by chmod, which root may pass over
+        if os.fspath(path).endswith("deep"):
+            raise PermissionError(errno.EACCES, "Permission denied", os.fspath(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    code, said, err = run("predict", net, photos)
+    assert (code, said) == (2, "")
+    assert re.search(r"error: .*Permission denied: '.*/photos/deep'", err), err
 
 
 def test_explain_draws_a_picture_and_says_of_what(run, net, pre, photos):

@@ -77,6 +77,19 @@ def test_a_batch_of_none_is_refused(pre):
         rj.Predictor(pre, batch_size=0)
 
 
+@pytest.mark.parametrize("image_px", [32, (32,), (0, 32), (32, -1), (32.0, 32), (32, 32, 3)])
+def test_sizes_that_no_image_has_are_refused(pre, image_px):
+    with pytest.raises(ConfigError, match=r"image_px=.* is not allowed: use \(height, width\)"):
+        rj.compile_inference(pre.model, pre.variables, batch_size=1, image_px=image_px)
+
+
+def test_devices_may_be_an_array_but_not_none_at_all(pre, logits):
+    ready = rj.Predictor(pre, devices=np.array(jax.devices()))
+    np.testing.assert_allclose(ready(PIXELS), softmax(logits), atol=1e-5)
+    with pytest.raises(ConfigError, match=r"devices=\[\] is not allowed"):
+        rj.Predictor(pre, devices=[])
+
+
 def test_pointwise_convolutions_as_dots_are_the_same_convolutions():
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 7, 6, 4)), jnp.float32)
     kernel = jnp.asarray(np.random.default_rng(1).normal(size=(1, 1, 4, 5)), jnp.float32)
@@ -139,10 +152,31 @@ def test_a_large_batch_on_a_cpu_gives_the_same_logits_in_parts(pre, monkeypatch,
     np.testing.assert_allclose(run(images), net.apply(params, images), atol=1e-5)
 
 
-@pytest.mark.parametrize("shape", [(32, 32, 3), (2, 0, 0, 3), (2, 32, 32, 1)])
-def test_pixels_of_another_shape_are_refused(pre, shape):
-    with pytest.raises(ConfigError, match=r"pixels of shape .* are not allowed.*width, 3\]"):
-        rj.Predictor(pre)(np.zeros(shape, np.uint8))
+@pytest.mark.parametrize(
+    ("shape", "resize", "allowed"),
+    [
+        ((32, 32, 3), True, "height, width, 3"),
+        ((2, 0, 0, 3), True, "height, width, 3"),
+        ((2, 32, 32, 1), True, "height, width, 3"),
+        ((32, 32, 3), False, "32, 32, 3"),
+        ((2, 32, 32, 1), False, "32, 32, 3"),
+        ((2, 32, 33, 3), False, "32, 32, 3"),
+        ((0, 8, 8, 3), False, "32, 32, 3"),
+    ],
+)
+def test_pixels_of_another_shape_are_refused(pre, shape, resize, allowed):
+    found = rf"pixels of shape {re.escape(str(shape))} .* use uint8\[images, {allowed}\]"
+    with pytest.raises(ConfigError, match=found):
+        rj.Predictor(pre, resize=resize)(np.zeros(shape, np.uint8))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int64, bool])
+@pytest.mark.parametrize("resize", [False, True])
+def test_pixels_of_another_dtype_are_refused(pre, dtype, resize):
+    ready = rj.Predictor(pre, resize=resize)
+    for run in (ready, functools.partial(ready.top, count=1)):
+        with pytest.raises(ConfigError, match=rf"dtype {np.dtype(dtype)} are .* use uint8"):
+            run(PIXELS.astype(dtype))
 
 
 def test_a_predictor_scores_any_number_of_images(pre, logits):
@@ -191,6 +225,15 @@ def test_changed_weights_change_predictions(pre):
     own = rj.Pretrained(model=model, variables=variables, preprocess=SMALL)
     before = rj.predict(own, PIXELS[0])
     variables["params"]["head"]["bias"] += jnp.arange(5.0) * 100
+    (after,) = rj.predict(own, PIXELS[0])
+    assert before[0] != after
+    assert after[0].index == 4
+
+
+def test_weights_of_numpy_that_change_in_place_change_predictions(pre):
+    own = dataclasses.replace(pre, variables=jax.tree.map(np.array, pre.variables))
+    before = rj.predict(own, PIXELS[0])
+    own.variables["params"]["head"]["bias"] += np.arange(5, dtype=np.float32) * 100
     (after,) = rj.predict(own, PIXELS[0])
     assert before[0] != after
     assert after[0].index == 4

@@ -11,6 +11,8 @@ import pytest
 import resnetjax as rj
 from resnetjax.errors import ConfigError
 from resnetjax.infer.features import dense, feature_info
+from resnetjax.infer.fold import fold
+from resnetjax.plan import plan
 
 SMALL = rj.ResNetConfig(
     depths=(1, 1, 2, 1), widths=(4, 6, 8, 10), stem_width=8, num_classes=0, group_width=64
@@ -125,6 +127,25 @@ def test_a_dense_net_has_the_same_weights_and_says_its_strides():
     assert [info.stride for info in net.model.feature_info] == [2, 4, 4, 8, 8, 8]
     assert [info.stride for info in pre.model.feature_info] == [2, 4, 4, 8, 16, 32]
     assert dense(net, 32).model.feature_info == pre.model.feature_info
+
+
+def folded(pre: rj.Pretrained) -> rj.Pretrained:
+    model, variables = fold(pre.model, pre.variables)
+    return dataclasses.replace(pre, model=model, variables=variables)
+
+
+def test_a_folded_net_is_made_dense_too():
+    pre, x = pretrained(), images(33, 33)
+    expected = rj.features(pre, x, output_stride=8)
+    for name, maps in rj.features(folded(pre), x, output_stride=8).items():
+        assert maps.shape == expected[name].shape
+        np.testing.assert_allclose(maps, expected[name], rtol=RTOL, atol=ATOL)
+
+
+def test_a_net_with_a_plan_of_its_own_is_not_made_dense():
+    other = rj.ResNet(SMALL, net=plan(SMALL.replace(strides=(1, 2, 2, 1))))
+    with pytest.raises(ConfigError, match=r"output_stride=8 is not allowed: .*plan of its own"):
+        dense(dataclasses.replace(pretrained(), model=other), 8)
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,12 @@ def test_an_exported_net_gives_the_nets_logits_for_batches_of_any_size(pretraine
     np.testing.assert_allclose(artifact.load(exported)(pixels), expected, rtol=1e-5, atol=1e-5)
 
 
+def test_an_exported_net_gives_no_logits_for_no_images(exported):
+    loaded, none = artifact.load(exported), np.zeros((0, 48, 40, 3), np.uint8)
+    assert (loaded(none).shape, loaded(none).dtype) == ((0, 4), np.float32)
+    assert [found.shape for found in loaded.top(none, 2)] == [(0, 2)] * 2
+
+
 def test_an_exported_net_keeps_preprocessing_labels_and_source(pretrained, exported):
     loaded = artifact.load(exported)
     assert loaded.preprocess == pretrained.preprocess

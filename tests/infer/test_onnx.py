@@ -1,5 +1,7 @@
 """Nets as ONNX files: onnxruntime gives what the net gives, for every element that a plan has."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ import resnetjax as rj
 from resnetjax import presets
 from resnetjax.data.preprocess import normalize
 from resnetjax.infer import artifact
+from resnetjax.infer.fold import fold
 from tests.cut import cut
 from tests.infer.settled import noise, settled
 
@@ -86,6 +89,17 @@ def check(config: rj.ResNetConfig, path) -> None:
 @pytest.mark.parametrize("name", NETS)
 def test_every_element_of_a_plan_gives_what_the_net_gives(name, tmp_path):
     check(rj.ResNetConfig(**{**SMALL, **NETS[name]}), tmp_path / "net.onnx")
+
+
+@pytest.mark.parametrize("fields", [{}, {**V2, "weight_standardization_eps": 1e-8}])
+def test_a_folded_net_gives_what_the_net_gives(fields, tmp_path):
+    config, pixels = rj.ResNetConfig(**{**SMALL, "depths": (1, 1), **fields}), noise(3, PREPROCESS)
+    net = settled(config, PREPROCESS)
+    expected = logits_of(net, pixels)
+    model, variables = fold(net.model, net.variables)
+    folded = dataclasses.replace(net, model=model, variables=variables)
+    difference = exported(folded, tmp_path / "net.onnx")(pixels) - expected
+    assert np.abs(difference).max() < TOLERANCE * np.abs(expected - expected.mean(0)).max()
 
 
 def narrow(config: rj.ResNetConfig) -> rj.ResNetConfig:

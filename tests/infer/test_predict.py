@@ -11,7 +11,7 @@ from PIL import Image
 
 import resnetjax as rj
 from resnetjax.data.preprocess import preprocess
-from resnetjax.errors import BadImage, ConfigError
+from resnetjax.errors import BadImage, ConfigError, NonFinite
 from resnetjax.infer.predict import predict_each
 
 CLASSES = 7
@@ -267,6 +267,20 @@ def test_predict_each_yields_the_error_in_the_bad_images_place(
         assert str(path) in text
     good = [result for result in found if not isinstance(result, BadImage)]
     np.testing.assert_allclose(by_index(good), softmax(logits[:3]), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid", "none"])
+def test_outputs_that_are_not_finite_are_an_error_and_no_prediction(pre, images, activation):
+    variables = jax.tree.map(jnp.array, pre.variables)
+    variables["params"]["head"]["kernel"] *= jnp.nan
+    labels = rj.Labels(names=NAMES, activation=activation)
+    broken = dataclasses.replace(pre, variables=variables, labels=labels)
+    with pytest.raises(
+        NonFinite, match=r"image uint8\[24, 20, 3\]: the net's outputs are not finite"
+    ):
+        rj.predict(broken, images[0])
+    found = list(predict_each(broken, [images[0], b"no image", images[1]]))
+    assert [type(result) for result in found] == [NonFinite, BadImage, NonFinite]
 
 
 def test_images_are_taken_at_most_two_batches_ahead(pre, images):
