@@ -2,10 +2,31 @@
 
 import numpy as np
 
+from resnetjax.data import datasets
 from resnetjax.data.datasets import Dataset
-from resnetjax.data.held_out import labels_of, outputs_of
+from resnetjax.data.held_out import Subset, labels_of, outputs_of
+from resnetjax.data.readers.splits import choose
 from resnetjax.errors import ConfigError
 from resnetjax.train.recipe import Recipe
+
+
+def split_names(recipe: Recipe, test: Dataset) -> tuple[str, str]:
+    """What messages call that which is trained on and that which is evaluated on.
+
+    Splits have their names on disk: where "validation" was asked for, it may be "test".
+    """
+    data = recipe.data
+    train = _split_name(data.path, data.train_split)
+    if isinstance(test, Subset):
+        return train, f"what is held out of {train}"
+    if data.test_path is not None:
+        return train, f"{_split_name(data.test_path, data.test_split)} at {data.test_path}"
+    return train, _split_name(data.path, data.test_split)
+
+
+def _split_name(path: str, split: str) -> str:
+    names = datasets.splits(path)
+    return "the data" if names == ("",) else f"the split {choose(split, names, path)}"
 
 
 def output_count(train: Dataset, test: Dataset, recipe: Recipe) -> int:
@@ -31,6 +52,39 @@ def output_count(train: Dataset, test: Dataset, recipe: Recipe) -> int:
     if rows is not None and not np.isin(rows, (0, 1)).all():
         raise ConfigError("the data of a multi_label_classification has values other than 0 and 1")
     return outputs
+
+
+def check_classes(labels: np.ndarray, num_classes: int, *, of: str) -> None:
+    """Refuses labels that are none of a net's outputs.
+
+    Args:
+        labels: Some of a data set; rows of values are no classes, and pass.
+        num_classes: Of the net, or of the data where its classes are matched with the net's.
+        of: What the message calls the data set.
+
+    Raises:
+        ConfigError: One is below 0, or not below the number of classes.
+    """
+    if labels.ndim != 1 or not len(labels):
+        return
+    lowest, highest = int(labels.min()), int(labels.max())
+    if lowest >= 0 and highest < num_classes:
+        return
+    label = lowest if lowest < 0 else highest
+    cause = "counted from 1?" if label == num_classes else "are there more classes?"
+    raise ConfigError(
+        f"label {label} of {of} is not allowed: of {num_classes} classes, labels are 0 to "
+        f"{num_classes - 1} ({'an image without a label?' if label < 0 else cause})"
+    )
+
+
+def known_labels(dataset: Dataset) -> np.ndarray:
+    """The labels that a data set has at hand; none where it would have to be read through."""
+    known = getattr(dataset, "labels", None)
+    if isinstance(dataset, Subset):
+        known = known_labels(dataset.dataset)
+        known = known[dataset.indices] if len(known) else known
+    return np.zeros(0, np.int32) if known is None else np.asarray(known)
 
 
 def class_weights(recipe: Recipe, data: Dataset, num_classes: int) -> tuple[float, ...] | None:

@@ -24,7 +24,14 @@ from resnetjax.pretrained import Pretrained, Source, Variables
 from resnetjax.train.eval_step import make_eval_step
 from resnetjax.train.evaluate import Evaluator
 from resnetjax.train.groups import frozen_at, training_groups, unfreezing_step
-from resnetjax.train.labels import class_names, class_weights, output_count
+from resnetjax.train.labels import (
+    check_classes,
+    class_names,
+    class_weights,
+    known_labels,
+    output_count,
+    split_names,
+)
 from resnetjax.train.optimizer import make_optimizer, make_schedule, total_steps
 from resnetjax.train.progress import Progress, peak_flops
 from resnetjax.train.recipe import Loss, Recipe
@@ -54,6 +61,7 @@ class Setup:
         mesh: All devices.
         train_data: Examples to train on.
         test_data: Examples to evaluate on.
+        split_names: What messages call the two.
         class_names: Of the data's classes, or of the columns of its rows.
         outputs: Values that the data has for each image; 0 where it has a class.
         start: The pretrained net that the run starts from, or None.
@@ -83,9 +91,12 @@ class Setup:
             held_out=recipe.data.held_out,
             seed=recipe.seed,
         )
+        self.split_names = split_names(recipe, self.test_data)
         self.outputs = output_count(self.train_data, self.test_data, recipe)
         self.class_names = class_names(self.train_data, self.test_data, recipe)
         self.config = recipe.model.resolve(num_classes=len(self.class_names))
+        for data, name in zip((self.train_data, self.test_data), self.split_names, strict=True):
+            check_classes(known_labels(data), self.config.num_classes, of=name)
         _check_channels(recipe, self.config.in_channels)
         self.mesh = make_mesh(model=recipe.parallelism.model)
         self.rows = local_rows(self.mesh, recipe.batch_size)
@@ -114,6 +125,8 @@ class Setup:
             test_loader,
             self.mesh,
             batch_size=self.recipe.evaluation.batch_size or self.recipe.batch_size,
+            classes=self.config.num_classes,
+            name=self.split_names[1],
         )
         return self
 
@@ -161,11 +174,16 @@ class Setup:
         return self._train_steps[frozen]
 
     def batches(self, start: int) -> Iterator[tuple[Batch, tuple[str, ...]]]:
-        """From step `start` to the end: batches on the devices, and what could not be read."""
+        """From step `start` to the end: batches on the devices, and what could not be read.
+
+        Raises:
+            ConfigError: From the iterator: a label is none of the net's classes.
+        """
         batches = self._train_loader.training_batches(
             self.order, start=start, stop=self.total_steps, rows=self.rows
         )
         for batch in batches:
+            check_classes(batch.labels, self.config.num_classes, of=self.split_names[0])
             yield place_batch(self.mesh, self.rows, batch, self.recipe.batch_size), batch.bad
 
     def test_batches(self) -> Iterator[Batch]:

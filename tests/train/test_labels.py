@@ -1,0 +1,82 @@
+"""What the labels of a recipe's data are, and which of them no net can learn."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from resnetjax.errors import ConfigError
+from resnetjax.train.labels import check_classes
+from resnetjax.train.setup import Setup
+from tests.train.tiny import tiny_recipe
+
+
+def recipe_of(path, **fields):
+    recipe = tiny_recipe()
+    data = dataclasses.replace(recipe.data, path=str(path), **fields)
+    return dataclasses.replace(recipe, data=data)
+
+
+def arrays(path, **labels):
+    """An npz file with blank images of these labels, by the name of the split."""
+    members = {}
+    for split, values in labels.items():
+        members[f"x_{split}"] = np.zeros((len(values), 8, 8), np.uint8)
+        members[f"y_{split}"] = np.array(values)
+    np.savez(path, **members)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("label", "cause"),
+    [(10, "counted from 1"), (11, "are there more classes"), (-1, "an image without a label")],
+)
+def test_a_label_of_no_class_is_named_with_its_likely_cause(label, cause):
+    with pytest.raises(ConfigError, match=rf"label {label} of them .* 0 to 9 \({cause}\?\)"):
+        check_classes(np.array([3, label, 4]), 10, of="them")
+
+
+def test_labels_of_every_class_and_rows_of_values_pass():
+    check_classes(np.arange(10), 10, of="them")
+    check_classes(np.full((2, 3), 99.0), 10, of="them")
+    check_classes(np.zeros(0, int), 10, of="them")
+
+
+TEN = list(range(10))
+
+
+@pytest.mark.parametrize(("split", "named"), [("train", "split train"), ("test", "split test")])
+def test_labels_counted_from_one_are_refused_before_a_run(tmp_path, split, named):
+    labels = {"train": TEN, "test": TEN, split: [label + 1 for label in TEN]}
+    recipe = recipe_of(arrays(tmp_path / "some.npz", **labels))
+    recipe = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, num_classes=10))
+    with pytest.raises(ConfigError, match=rf"label 10 of the {named} .*10 classes.*from 1\?"):
+        Setup(recipe)
+
+
+class Unread:
+    """Data whose labels are known once its images are read."""
+
+    def __init__(self, dataset) -> None:
+        self.dataset, self.class_names = dataset, ()
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int):
+        example = self.dataset[index]
+        return dataclasses.replace(example, label=example.label + 1)
+
+
+def test_labels_that_are_read_with_the_images_are_refused_then(monkeypatch):
+    from resnetjax.train import setup as module
+
+    opened = module.open_both
+    monkeypatch.setattr(module, "open_both", lambda *a, **k: tuple(map(Unread, opened(*a, **k))))
+    recipe = tiny_recipe()
+    recipe = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, num_classes=10))
+    with Setup(recipe) as setup:
+        with pytest.raises(ConfigError, match=r"label 10 of the split train"):
+            list(setup.batches(0))
+        with pytest.raises(ConfigError, match=r"label 10 of the split test"):
+            list(setup.test_batches())
