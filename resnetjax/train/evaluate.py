@@ -20,7 +20,7 @@ from resnetjax.data.loader import Loader
 from resnetjax.errors import AssumptionWarning, ConfigError
 from resnetjax.pretrained import Pretrained, Variables
 from resnetjax.train.eval_step import make_eval_step
-from resnetjax.train.labels import check_classes, known_labels
+from resnetjax.train.labels import check_classes, known_labels, listed
 from resnetjax.train.recipe import ProblemType
 from resnetjax.train.scores import Score, make_details
 from resnetjax.train.sharding import batch_sharding, local_rows, make_mesh, place_batch, replicated
@@ -234,7 +234,7 @@ def match_classes(names: Sequence[str], pretrained: Pretrained) -> tuple[int, ..
     missing = [name for name in names if name not in closest]
     raise ConfigError(
         f"{len(missing)} of the data's {len(names)} classes are none of the net's {classes}: "
-        f"{', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}"
+        f"{listed(missing)}"
     )
 
 

@@ -1,5 +1,7 @@
 """What the labels of a recipe's data are: classes or rows of values, their names, their weights."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from resnetjax.data import datasets
@@ -85,6 +87,11 @@ def known_labels(dataset: Dataset) -> np.ndarray:
         known = known_labels(dataset.dataset)
         known = known[dataset.indices] if len(known) else known
     return np.zeros(0, np.int32) if known is None else np.asarray(known)
+
+
+def listed(names: Sequence[str], *, most: int = 5) -> str:
+    """The first of some names, for a message."""
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
 def class_weights(recipe: Recipe, data: Dataset, num_classes: int) -> tuple[float, ...] | None:

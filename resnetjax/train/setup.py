@@ -48,7 +48,7 @@ from resnetjax.train.sharding import (
 from resnetjax.train.state import TrainState, create_state
 from resnetjax.train.statistics import exact_statistics
 from resnetjax.train.step import Batch, Metrics, make_model, make_train_step
-from resnetjax.train.transfer import initial_variables
+from resnetjax.train.transfer import initial_variables, kept_outputs
 
 
 class Setup:
@@ -112,6 +112,8 @@ class Setup:
             raise ConfigError(f"epochs={recipe.epochs} is not allowed: that is no step at all")
         self.model = make_model(recipe, self.config)
         self.start = zoo.load(recipe.model.weights) if recipe.model.weights else None
+        if self.start and recipe.model.keep_head:
+            kept_outputs(self.start, self.class_names)
         self._build_steps()
         self._stack = contextlib.ExitStack()
 
@@ -162,6 +164,7 @@ class Setup:
             self.config,
             self.start,
             keep_head=self.recipe.model.keep_head,
+            class_names=self.class_names,
             seed=self.recipe.seed,
         )
         optimizer = self._optimizer
