@@ -90,6 +90,7 @@ def train_command(arguments: Sequence[str], *, prog: str) -> int:
     join_processes(
         coordinator=chosen.coordinator, processes=chosen.processes, process=chosen.process
     )
+    RunFolder(chosen.workdir).check()  # before the data is looked through
     if chosen.dry_run:
         with Setup(chosen.recipe) as setup:
             print("\n".join(preview(setup, RunFolder(chosen.workdir).first_batch)))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from resnetjax.errors import ConfigError, CorruptFile
+from resnetjax.folders import model_files
 from resnetjax.train import scores
 from resnetjax.train.checkpoint import Checkpoints
 from resnetjax.train.recipe import Recipe
@@ -28,6 +29,11 @@ class RunFolder:
     def checkpoints(self) -> Path:
         """The states to resume from."""
         return self.root / "checkpoints"
+
+    @property
+    def recipe(self) -> Path:
+        """What the run is."""
+        return self.root / "recipe.json"
 
     @property
     def metrics(self) -> Path:
@@ -63,6 +69,21 @@ class RunFolder:
         """The native form of the "best" or the "latest" model; `resnetjax.load` reads it."""
         return self.root / which
 
+    def check(self) -> None:
+        """Makes sure that a run may have the folder, whatever its recipe.
+
+        Raises:
+            ConfigError: It holds a model and no run: what loads the folder would take that model,
+                and never the run's.
+        """
+        found = model_files(self.root)
+        if found and not self.recipe.exists() and not self.checkpoints.exists():
+            raise ConfigError(
+                f"workdir={os.fspath(self.root)!r} is not allowed: it holds a model "
+                f"({', '.join(found)}), which would be taken for the run's. Name a folder of its "
+                "own, as --workdir runs/NAME"
+            )
+
     def claim(self, recipe: Recipe, facts: Mapping[str, Any], *, allow_changes: bool) -> None:
         """Notes the recipe of a new run, or checks that of one that is to be resumed.
 
@@ -73,10 +94,12 @@ class RunFolder:
 
         Raises:
             ConfigError: The run was begun with another recipe or on other data; all differences
-                that decide its numbers are listed, where `recipe.json` is there to tell them.
+                that decide its numbers are listed, where `recipe.json` is there to tell them. Or as
+                `check`.
             CorruptFile: `recipe.json` is not one.
         """
-        path = self.root / "recipe.json"
+        self.check()
+        path = self.recipe
         if path.exists():
             before, facts_before = _read(path)
             changes = before.differences(recipe) + tuple(

@@ -327,6 +327,16 @@ def test_bad_values_are_one_message_and_exit_code_2(recipe, tmp_path, flags, mes
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
+def test_no_run_is_begun_in_the_folder_of_a_model(recipe, finished, tmp_path):
+    model = tmp_path / "net"
+    rj.save(rj.load(finished[0]), model)
+    before = sorted(path.name for path in model.iterdir())
+    result = run("train", recipe, "--workdir", model)
+    assert (result.code, result.out) == (2, "")
+    assert "it holds a model (config.json, model.safetensors)" in result.err
+    assert sorted(path.name for path in model.iterdir()) == before
+
+
 def test_a_missing_recipe_and_a_missing_model_are_exit_code_2(tmp_path):
     for arguments in (("train", tmp_path / "no.py"), ("evaluate", tmp_path / "no", "digits")):
         result = run(*arguments)
