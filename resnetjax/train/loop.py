@@ -184,6 +184,7 @@ class _Run:
                 self.progress.say(f"no pictures: {error}")
             for line in self.folder.report_lines():
                 self.progress.say(line)
+        self._tell_bad()
         together(self._check_saved)
         return Outcome(
             step=self.step,
@@ -258,15 +259,31 @@ class _Run:
             )
 
     def _note_bad(self, bad: tuple[str, ...], *, count: int, of: int) -> None:
-        """Lists what could not be read; too much of it ends the run."""
+        """Lists what could not be read; too much of it ends the run.
+
+        Args:
+            bad: What it is now.
+            count: How often an image could not be read so far, of these examples.
+            of: How often one was to be.
+        """
         if not bad:
             return
         self._save_safely("bad_images.txt", lambda: self.folder.note_bad(bad))
         if count > self.recipe.data.bad_rate * max(of, _BAD_AFTER):
+            images = max(len(self.folder.bad_lines()), len(set(bad)))
             raise DataCorrupt(
-                f"{count} images of {of} could not be read, more than "
-                f"data.bad_rate={self.recipe.data.bad_rate}; {self.folder.bad_images} lists them:"
-                "\n  " + "\n  ".join(bad[:5])
+                f"{_images(images)} could not be read, {count / of:.1%} of what was read, "
+                f"more than --data.bad-rate {self.recipe.data.bad_rate:g} allows; "
+                f"{self.folder.bad_images} lists them:\n  " + "\n  ".join(bad[:5])
+            )
+
+    def _tell_bad(self) -> None:
+        """Says on the way out what the log of a run that is done does not show."""
+        if bad := len(self.folder.bad_lines()):
+            total = len(self.setup.train_data) + len(self.setup.test_data)
+            self.progress.say(
+                f"{_images(bad)} of {total:,} could not be read: {self.folder.bad_images} lists "
+                "them"
             )
 
     def _show(self, spent: Spent) -> None:
@@ -383,6 +400,10 @@ class _Run:
         jax.profiler.stop_trace()
         steps, self.traced_from = self.step - self.traced_from, None
         self.progress.say(f"trace of {steps} steps: {self.folder.root}/trace")
+
+
+def _images(count: int) -> str:
+    return f"{count:,} image{'s' if count != 1 else ''}"
 
 
 class _Interrupted(Exception):

@@ -147,9 +147,13 @@ class RunFolder:
         shown = lines if len(lines) <= _SHOWN_LINES else []
         return [*shown, f"class by class: {table}"] if lines else []
 
+    def bad_lines(self) -> list[str]:
+        """What `note_bad` has listed so far, in this process or before."""
+        return self.bad_images.read_text().splitlines() if self.bad_images.exists() else []
+
     def note_bad(self, lines: Iterable[str]) -> None:
         """Lists images that could not be read, each once."""
-        known = set(self.bad_images.read_text().splitlines()) if self.bad_images.exists() else set()
+        known = set(self.bad_lines())
         new = [
             line for line in dict.fromkeys(_one_line(text) for text in lines) if line not in known
         ]
