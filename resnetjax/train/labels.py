@@ -122,17 +122,33 @@ def class_weights(recipe: Recipe, data: Dataset, num_classes: int) -> tuple[floa
     return tuple(balanced.tolist())
 
 
-def class_names(train: Dataset, test: Dataset, recipe: Recipe) -> tuple[str, ...]:
+def class_names(
+    train: Dataset, test: Dataset, recipe: Recipe, *, of: tuple[str, str]
+) -> tuple[str, ...]:
     """The names of the data's classes, labels or outputs; () where they have none.
+
+    Args:
+        train: Examples to train on.
+        test: Examples to evaluate on.
+        recipe: It may say how many classes there are.
+        of: What messages call the two.
 
     Raises:
         ConfigError: The splits differ, or nothing says how many classes there are.
     """
     names, others = train.class_names, test.class_names
     if names and others and names != others:
+        apart = [
+            f"only {split} has {listed(own)}"
+            for split, own in (
+                (of[0], [name for name in names if name not in set(others)]),
+                (of[1], [name for name in others if name not in set(names)]),
+            )
+            if own
+        ]
         raise ConfigError(
-            f"the splits have other classes: {len(names)} in {recipe.data.train_split} "
-            f"and {len(others)} in {recipe.data.test_split}, or in another order"
+            f"the classes are not the same: {len(names)} in {of[0]}, {len(others)} in {of[1]}; "
+            + ("; ".join(apart) or "they have the same names, in another order or number")
         )
     if not names and not others and recipe.model.num_classes is None:
         raise ConfigError("the data does not say how many classes it has: give --model.num-classes")

@@ -93,7 +93,7 @@ class Setup:
         )
         self.split_names = split_names(recipe, self.test_data)
         self.outputs = output_count(self.train_data, self.test_data, recipe)
-        self.class_names = class_names(self.train_data, self.test_data, recipe)
+        self.class_names = class_names(self.train_data, self.test_data, recipe, of=self.split_names)
         self.config = recipe.model.resolve(num_classes=len(self.class_names))
         for data, name in zip((self.train_data, self.test_data), self.split_names, strict=True):
             check_classes(known_labels(data), self.config.num_classes, of=name)

@@ -1,12 +1,14 @@
 """What the labels of a recipe's data are, and which of them no net can learn."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from resnetjax.errors import ConfigError
-from resnetjax.train.labels import check_classes
+from resnetjax.train.labels import check_classes, class_names
 from resnetjax.train.setup import Setup
 from tests.train.tiny import tiny_recipe
 
@@ -80,3 +82,28 @@ def test_labels_that_are_read_with_the_images_are_refused_then(monkeypatch):
             list(setup.batches(0))
         with pytest.raises(ConfigError, match=r"label 10 of the split test"):
             list(setup.test_batches())
+
+
+def folders(root, **classes):
+    """An image for each class, in a folder of the split's name."""
+    for split, names in classes.items():
+        for name in names:
+            (root / split / name).mkdir(parents=True)
+            Image.new("L", (8, 8)).save(root / split / name / "1.png")
+    return root
+
+
+def test_classes_that_only_one_split_has_are_named_with_it(tmp_path):
+    root = folders(tmp_path, train=["ant", "bee", *"stuvwx"], val=["ant", "Bee"])
+    with pytest.raises(ConfigError) as raised:
+        Setup(recipe_of(root, test_split="validation"))
+    assert str(raised.value) == (
+        "the classes are not the same: 8 in the split train, 2 in the split val; "
+        "only the split train has bee, s, t, u, v, ...; only the split val has Bee"
+    )
+
+
+def test_classes_in_another_order_are_said_to_be():
+    data = [SimpleNamespace(class_names=names) for names in (("a", "b"), ("b", "a"))]
+    with pytest.raises(ConfigError, match="2 in this, 2 in that; they have the same names, in an"):
+        class_names(*data, tiny_recipe(), of=("this", "that"))
