@@ -12,7 +12,7 @@ from resnetjax.data.readers import splits as split_names
 from resnetjax.data.readers.cifar_files import cifar_splits
 from resnetjax.data.readers.digits import digits_splits
 from resnetjax.data.readers.example import Dataset, Example
-from resnetjax.data.readers.image_folder import ImageFolder, is_image
+from resnetjax.data.readers.image_folder import ImageFolder, is_hidden, is_image
 from resnetjax.data.readers.imagenet_tars import TARS, ImageNetTar
 from resnetjax.data.readers.npz_files import npz_splits
 from resnetjax.data.readers.parquet_files import parquet_splits
@@ -181,7 +181,7 @@ def _list(folder: Path) -> tuple[list[Path], list[str]]:
     """The files of a folder and the names of its sub-folders, sorted, without hidden ones."""
     with os.scandir(folder) as entries:
         seen = sorted(
-            (entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith(".")
+            (entry.name, entry.is_dir()) for entry in entries if not is_hidden(entry.name)
         )
     return [folder / name for name, is_folder in seen if not is_folder], [
         name for name, is_folder in seen if is_folder

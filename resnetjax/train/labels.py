@@ -94,6 +94,11 @@ def listed(names: Sequence[str], *, most: int = 5) -> str:
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
+def counted(count: int, what: str) -> str:
+    """So many of something, for a message: "1 image", "2,000 images"."""
+    return f"{count:,} {what}{'s' if count != 1 else ''}"
+
+
 def class_weights(recipe: Recipe, data: Dataset, num_classes: int) -> tuple[float, ...] | None:
     """The recipe's weights in numbers.
 

@@ -16,6 +16,7 @@ import jax
 from resnetjax import saving
 from resnetjax.errors import DataCorrupt, MissingExtra, NonFinite, SaveFailed
 from resnetjax.train.checkpoint import Checkpoints, state_digest
+from resnetjax.train.labels import counted
 from resnetjax.train.metrics_log import MetricsLog, draw_curves, read_metrics, scalars
 from resnetjax.train.processes import together
 from resnetjax.train.progress import Progress, Spent
@@ -88,6 +89,7 @@ def train(
         together(lambda: run.claim(allow_changes=allow_changes))
         with contextlib.ExitStack() as stack:
             run.progress = stack.enter_context(setup.progress())
+            run.progress.say(setup.data_line)
             stack.callback(run.end_trace)
             run.checkpoints = stack.enter_context(run.open_checkpoints())
             run.restore()
@@ -272,7 +274,7 @@ class _Run:
         if count > self.recipe.data.bad_rate * max(of, _BAD_AFTER):
             images = max(len(self.folder.bad_lines()), len(set(bad)))
             raise DataCorrupt(
-                f"{_images(images)} could not be read, {count / of:.1%} of what was read, "
+                f"{counted(images, 'image')} could not be read, {count / of:.1%} of what was read, "
                 f"more than --data.bad-rate {self.recipe.data.bad_rate:g} allows; "
                 f"{self.folder.bad_images} lists them:\n  " + "\n  ".join(bad[:5])
             )
@@ -282,8 +284,8 @@ class _Run:
         if bad := len(self.folder.bad_lines()):
             total = len(self.setup.train_data) + len(self.setup.test_data)
             self.progress.say(
-                f"{_images(bad)} of {total:,} could not be read: {self.folder.bad_images} lists "
-                "them"
+                f"{counted(bad, 'image')} of {total:,} could not be read: "
+                f"{self.folder.bad_images} lists them"
             )
 
     def _show(self, spent: Spent) -> None:
@@ -400,10 +402,6 @@ class _Run:
         jax.profiler.stop_trace()
         steps, self.traced_from = self.step - self.traced_from, None
         self.progress.say(f"trace of {steps} steps: {self.folder.root}/trace")
-
-
-def _images(count: int) -> str:
-    return f"{count:,} image{'s' if count != 1 else ''}"
 
 
 class _Interrupted(Exception):

@@ -13,7 +13,7 @@ import numpy as np
 from resnetjax import zoo
 from resnetjax.config import Labels, OutputActivation
 from resnetjax.data.datasets import Dataset
-from resnetjax.data.held_out import open_both
+from resnetjax.data.held_out import Subset, open_both
 from resnetjax.data.host_batch import Reader
 from resnetjax.data.loader import Loader, Order
 from resnetjax.errors import ConfigError
@@ -28,7 +28,9 @@ from resnetjax.train.labels import (
     check_classes,
     class_names,
     class_weights,
+    counted,
     known_labels,
+    listed,
     output_count,
     split_names,
 )
@@ -134,6 +136,21 @@ class Setup:
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+
+    @property
+    def data_line(self) -> str:
+        """What is trained and evaluated on, in a line."""
+        count = len(self.class_names) or self.config.num_classes
+        names = f" ({listed(self.class_names, most=3)})" if self.class_names else ""
+        of = f"with {counted(count, 'value')} each" if self.outputs else f"of {count:,} classes"
+        tests = len(self.test_data)
+        evaluated = (
+            f"{tests:,} held out of them"
+            if isinstance(self.test_data, Subset)
+            else f"{self.split_names[1]}, {counted(tests, 'image')}"
+        )
+        trained = counted(len(self.train_data), "image")
+        return f"training on {trained} {of}{names}, evaluating on {evaluated}"
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -47,6 +47,16 @@ def test_image_folders_have_the_order_of_torchvision(tmp_path):
     assert dataset[0].name == str(tmp_path / "B" / "x.webp")
 
 
+def test_what_file_browsers_and_archives_leave_behind_is_no_class_and_no_image(tmp_path):
+    for name in ("cat/1.jpg", "cat/._1.jpg", ".cache/1.jpg", "__MACOSX/cat/._1.jpg", "dog/1.jpg"):
+        write(tmp_path / name)
+    dataset = open_dataset(tmp_path)
+    assert dataset.class_names == ("cat", "dog")
+    assert [example.name for example in dataset] == [
+        str(tmp_path / name / "1.jpg") for name in ("cat", "dog")
+    ]
+
+
 def test_splits_of_image_folders_go_by_their_common_names(tmp_path):
     write(tmp_path / "training" / "cat" / "1.jpg", b"train")
     write(tmp_path / "valid" / "cat" / "1.jpg", b"val")

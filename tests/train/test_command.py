@@ -94,6 +94,10 @@ def test_a_run_ends_with_the_digest_of_its_state_alone_on_stdout(finished):
     _, result = finished
     assert result.code == 0, result.err
     assert re.fullmatch(r"state sha256 [0-9a-f]{64}\n", result.out)
+    assert result.err.startswith(
+        "training on 1,438 images of 10 classes (0, 1, 2, ...), "
+        "evaluating on the split test, 359 images\n"
+    )
     assert re.search(r"epoch 1 · step 22 · test top-1 [\d.]+%, top-5 [\d.]+% of 359", result.err)
 
 

@@ -107,3 +107,43 @@ def test_classes_in_another_order_are_said_to_be():
     data = [SimpleNamespace(class_names=names) for names in (("a", "b"), ("b", "a"))]
     with pytest.raises(ConfigError, match="2 in this, 2 in that; they have the same names, in an"):
         class_names(*data, tiny_recipe(), of=("this", "that"))
+
+
+CASES = {
+    "held out": (
+        {"train": ["big cat", "frög", "ship", "tree"]},
+        "training on 4 images of 4 classes (big cat, frög, ship, ...), evaluating on 4 held out "
+        "of them",
+    ),
+    "a split": (
+        {"train": "ab", "test": "ab"},
+        "training on 2 images of 2 classes (a, b), evaluating on the split test, 2 images",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_run_says_what_it_trains_and_evaluates_on(tmp_path, case):
+    classes, line = CASES[case]
+    root = folders(tmp_path / "images", **classes)
+    if case == "held out":
+        for path in list(root.glob("*/*/1.png")):
+            path.with_name("2.png").write_bytes(path.read_bytes())
+    recipe = recipe_of(root, test_split="validation", held_out=0.5)
+    recipe = dataclasses.replace(recipe, batch_size=2)
+    with Setup(recipe) as setup:
+        assert setup.data_line == line
+
+
+def test_values_and_a_data_set_elsewhere_are_said_too(tmp_path):
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metadata.csv").write_text("file_name,x,y\na.png,1,2\n")
+    recipe = recipe_of(tmp_path / "here", test_path=str(tmp_path / "there"))
+    recipe = dataclasses.replace(
+        recipe, problem_type="regression", loss="mean_squared_error", batch_size=1
+    )
+    assert Setup(recipe).data_line == (
+        "training on 1 image with 2 values each (x, y), "
+        f"evaluating on the data at {tmp_path}/there, 1 image"
+    )

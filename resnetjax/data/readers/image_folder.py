@@ -14,12 +14,19 @@ _EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff",
 
 
 def is_image(name: str) -> bool:
-    """Whether a file of this name counts as an image."""
-    return name.lower().endswith(_EXTENSIONS)
+    """Whether a file of this name counts as an image: not one of macOS's `._*` beside each file."""
+    return name.lower().endswith(_EXTENSIONS) and not name.startswith("._")
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a folder of this name is no one's data: `.git`, or what macOS puts into archives."""
+    return name.startswith(".") or name == "__MACOSX"
 
 
 class ImageFolder:
     """The images below each sub-folder of a folder; the sub-folders are the classes.
+
+    Hidden ones are none, nor is `__MACOSX`.
 
     Classes and files have the order of torchvision/datasets/folder.py (`find_classes` and
     `make_dataset`): sorted by code point, files of sub-folders after those of the folder itself.
@@ -34,7 +41,9 @@ class ImageFolder:
 
     def __init__(self, root: Path) -> None:
         with os.scandir(root) as entries:
-            self.class_names = tuple(sorted(entry.name for entry in entries if entry.is_dir()))
+            self.class_names = tuple(
+                sorted(e.name for e in entries if e.is_dir() and not is_hidden(e.name))
+            )
         if not self.class_names:
             raise UnsupportedFile(f"{root} has no sub-folders, which would be the classes")
         self._root = os.fspath(root)
