@@ -1,3 +1,4 @@
+import errno
 import json
 import multiprocessing
 import os
@@ -87,6 +88,21 @@ def test_class_folders_without_images_are_refused_by_name(tmp_path):
     write(tmp_path / "cat" / "1.jpg")
     write(tmp_path / "dog" / "notes.txt")
     with pytest.raises(UnsupportedFile, match="no images in dog, of 2 class folders"):
+        open_dataset(tmp_path)
+
+
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
+    write(tmp_path / "cat" / "old" / "1.jpg")
+    write(tmp_path / "cat" / "2.jpg")
+    scandir = os.scandir
+
+    def refuse(path):  # root may list all folders, whatever their mode
+        if os.path.basename(path) == "old":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scandir(path)
+
+    monkeypatch.setattr("os.scandir", refuse)
+    with pytest.raises(UnsupportedFile, match=r"cat/old cannot be listed: Permission denied"):
         open_dataset(tmp_path)
 
 

@@ -36,7 +36,7 @@ class ImageFolder:
     not every network file system, and hardly any mounted object store, keeps up to date.
 
     Raises:
-        UnsupportedFile: There are no class folders, or some have no images.
+        UnsupportedFile: There are no class folders, or some have no images or cannot be listed.
     """
 
     def __init__(self, root: Path) -> None:
@@ -77,7 +77,12 @@ class ImageFolder:
 def _images_below(folder: str) -> list[str]:
     return [
         os.path.join(parent, name)
-        for parent, _, names in sorted(os.walk(folder, followlinks=True))
+        for parent, _, names in sorted(os.walk(folder, followlinks=True, onerror=_refuse))
         for name in sorted(names)
         if is_image(name)
     ]
+
+
+def _refuse(error: OSError) -> None:
+    """Without it, `os.walk` passes over what it cannot list."""
+    raise UnsupportedFile(f"{error.filename} cannot be listed: {error.strerror}") from error
