@@ -73,9 +73,15 @@ class RunFolder:
         """Makes sure that a run may have the folder, whatever its recipe.
 
         Raises:
-            ConfigError: It holds a model and no run: what loads the folder would take that model,
-                and never the run's.
+            ConfigError: It is a file, or below one. Or it holds a model and no run: what loads the
+                folder would take that model, and never the run's.
         """
+        for path in (self.root, *self.root.parents):
+            if path.is_file():
+                raise ConfigError(
+                    f"workdir={os.fspath(self.root)!r} is not allowed: {path} is a file; name a "
+                    "folder, which need not be there"
+                )
         found = model_files(self.root)
         if found and not self.recipe.exists() and not self.checkpoints.exists():
             raise ConfigError(

@@ -320,6 +320,8 @@ def test_a_misspelt_flag_brings_up_the_right_one(recipe, tmp_path):
         (["--model.frozen", "stem", "tail"], "tail"),
         (["--coordinator", "localhost:1"], "given together or not at all"),
         (["--data.train-split", "nope"], "nope"),
+        (["--workdir", __file__], "test_command.py is a file; name a folder"),
+        (["--workdir", __file__, "--dry-run"], "test_command.py is a file; name a folder"),
         (["--model.arch", "resnet50"], "model.arch='resnet50' is not allowed here: the recipe"),
     ],
 )
