@@ -162,6 +162,7 @@ def evaluate_command(arguments: Sequence[str], *, prog: str) -> int:
             batch_size=chosen.batch_size,
             workers=chosen.workers,
             labels=right,
+            name=f"the split {chosen.split}" if chosen.split else chosen.data,
             progress=lambda done: bar.update(task, completed=done),
         )
     for line in score.bad:

@@ -156,6 +156,7 @@ def evaluate_pretrained(
     batch_size: int = 128,
     workers: int = 0,
     labels: np.ndarray | None = None,
+    name: str = "the data",
     progress: Callable[[int], None] | None = None,
 ) -> Score:
     """Scores a net, with its own preprocessing, on all devices.
@@ -173,6 +174,7 @@ def evaluate_pretrained(
         labels: From `read_real_labels`: for each example, those of the data set's classes that
             count as right. Examples whose names say so are ILSVRC-2012's of these numbers; others
             are taken in their order, with a warning.
+        name: What an error message calls the data set.
         progress: Told how many examples were read.
 
     Raises:
@@ -194,7 +196,7 @@ def evaluate_pretrained(
         dataset, labels = _Numbered(dataset, len(labels)), _reordered(labels, outputs, pretrained)
     elif not rows:
         classes = len(outputs) or pretrained.config.num_classes
-        check_classes(known_labels(dataset), classes, of="the data")
+        check_classes(known_labels(dataset), classes, of=name)
     reader = Reader(dataset=dataset, preprocess=pretrained.preprocess, outputs=rows)
     problem: dict[str, ProblemType] = {"problem_type": of_rows} if rows else {}
     mesh = make_mesh()
@@ -207,6 +209,7 @@ def evaluate_pretrained(
             labels=labels,
             outputs=outputs,
             classes=classes,
+            name=name,
         )
         return evaluator(pretrained.variables, progress=progress)
 

@@ -183,6 +183,14 @@ def test_evaluate_writes_json_even_where_there_is_no_loss(finished, tmp_path):
     assert found["data"] == "digits"
 
 
+def test_evaluate_names_the_split_whose_labels_are_none_of_the_nets(finished, tmp_path):
+    images = np.zeros((10, 8, 8), np.uint8)
+    np.savez(tmp_path / "some.npz", x_test=images, y_test=np.arange(1, 11))
+    result = run("evaluate", finished[0], tmp_path / "some.npz", "--split", "test")
+    assert (result.code, result.out) == (2, "")
+    assert "label 10 of the split test is not allowed: of 10 classes" in result.err
+
+
 def test_images_that_cannot_be_read_are_named_and_make_evaluate_fail(finished, tmp_path):
     for digit in "01":
         (tmp_path / digit).mkdir()
