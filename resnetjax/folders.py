@@ -56,12 +56,19 @@ def find_model(path: Path) -> Path:
     """
     if not path.exists() and (prefix := tf_bundle.prefix_of(path)) is not None:
         return tf_bundle.index_path(prefix)
-    is_model = (path / "config.json").is_file() or any((path / f).is_file() for f in WEIGHT_FILES)
-    if path.is_dir() and not is_model:
+    if path.is_dir() and not model_files(path):
         for name in RUN_MODELS:
             if (path / name / "config.json").is_file():
                 return path / name
     return path
+
+
+def model_files(folder: Path) -> tuple[str, ...]:
+    """The files for which a directory is taken for a model itself, and not for a run that has one.
+
+    A `config.json` alone is enough: what lies beside it is the model, or nothing is.
+    """
+    return tuple(name for name in ("config.json", *WEIGHT_FILES) if (folder / name).is_file())
 
 
 def describe(path: Path, wanted: Wanted = EVERYTHING) -> Description | None:

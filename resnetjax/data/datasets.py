@@ -12,13 +12,13 @@ from resnetjax.data.readers import splits as split_names
 from resnetjax.data.readers.cifar_files import cifar_splits
 from resnetjax.data.readers.digits import digits_splits
 from resnetjax.data.readers.example import Dataset, Example
-from resnetjax.data.readers.image_folder import ImageFolder, is_image
+from resnetjax.data.readers.image_folder import ImageFolder, is_hidden, is_image
 from resnetjax.data.readers.imagenet_tars import TARS, ImageNetTar
 from resnetjax.data.readers.npz_files import npz_splits
 from resnetjax.data.readers.parquet_files import parquet_splits
 from resnetjax.data.readers.record_containers import is_tfrecord
 from resnetjax.data.readers.record_files import INFO, is_record_file, plain_splits, tfds_splits
-from resnetjax.data.readers.table import TABLE, Table, has_table
+from resnetjax.data.readers.table import TABLE, Table, has_table, not_a_table
 from resnetjax.data.readers.webdataset import WebDataset, expand_braces
 from resnetjax.errors import UnsupportedFile
 
@@ -147,6 +147,8 @@ def _class_folders(root: Path, files: list[Path], folders: list[str]) -> _Opener
     flat = [name for name in parts if not _list(root / name)[1]]
     if not folders or flat:
         where = root / flat[0] if flat else root
+        if (where / TABLE).is_file():
+            raise not_a_table(where)
         if any(is_image(path.name) for path in files if path.parent == where):
             raise UnsupportedFile(
                 f"{where} has images, but nothing says of which class: sort them into a folder for "
@@ -160,6 +162,9 @@ def _class_folders(root: Path, files: list[Path], folders: list[str]) -> _Opener
             + (f", such as {', '.join(listed)}" if listed else "")
             + (f", and the folders {', '.join(folders[:10])}" if folders else "")
         )
+    for where in [root / name for name in parts] or [root]:
+        if (where / TABLE).is_file() and len(_list(where)[1]) == 1:
+            raise not_a_table(where)  # what it lists is in that folder, which is no class
     if parts:
         return {name: (lambda name=name: ImageFolder(root / name)) for name in parts}
     return {"": lambda: ImageFolder(root)}
@@ -181,7 +186,7 @@ def _list(folder: Path) -> tuple[list[Path], list[str]]:
     """The files of a folder and the names of its sub-folders, sorted, without hidden ones."""
     with os.scandir(folder) as entries:
         seen = sorted(
-            (entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith(".")
+            (entry.name, entry.is_dir()) for entry in entries if not is_hidden(entry.name)
         )
     return [folder / name for name, is_folder in seen if not is_folder], [
         name for name, is_folder in seen if is_folder

@@ -90,6 +90,7 @@ def train_command(arguments: Sequence[str], *, prog: str) -> int:
     join_processes(
         coordinator=chosen.coordinator, processes=chosen.processes, process=chosen.process
     )
+    RunFolder(chosen.workdir).check()  # before the data is looked through
     if chosen.dry_run:
         with Setup(chosen.recipe) as setup:
             print("\n".join(preview(setup, RunFolder(chosen.workdir).first_batch)))
@@ -161,6 +162,7 @@ def evaluate_command(arguments: Sequence[str], *, prog: str) -> int:
             batch_size=chosen.batch_size,
             workers=chosen.workers,
             labels=right,
+            name=f"the split {chosen.split}" if chosen.split else chosen.data,
             progress=lambda done: bar.update(task, completed=done),
         )
     for line in score.bad:

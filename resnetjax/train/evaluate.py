@@ -20,6 +20,7 @@ from resnetjax.data.loader import Loader
 from resnetjax.errors import AssumptionWarning, ConfigError
 from resnetjax.pretrained import Pretrained, Variables
 from resnetjax.train.eval_step import make_eval_step
+from resnetjax.train.labels import check_classes, known_labels, listed
 from resnetjax.train.recipe import ProblemType
 from resnetjax.train.scores import Score, make_details
 from resnetjax.train.sharding import batch_sharding, local_rows, make_mesh, place_batch, replicated
@@ -36,6 +37,12 @@ class Evaluator:
         batch_size: Over all of them; rounded up to a multiple of their number.
         labels: What each label of the data set stands for, where it is not a class: bool[labels,
             classes], those that count as right. An example without any does not count.
+        outputs: Of the net, for each class of the data set; () where they are the same.
+        classes: How many the data set's labels may be of; None where they are of no classes.
+        name: What an error message calls the data set.
+
+    Raises:
+        ConfigError: The data set has no examples, or, when it is read, a label of no class.
     """
 
     def __init__(
@@ -46,8 +53,12 @@ class Evaluator:
         *,
         batch_size: int,
         labels: np.ndarray | None = None,
+        outputs: tuple[int, ...] = (),
+        classes: int | None = None,
+        name: str = "the data",
     ) -> None:
         self._loader, self._mesh, self._labels = loader, mesh, labels
+        self._outputs, self._classes, self._name = np.array(outputs, np.int32), classes, name
         self._batch_size = -(-batch_size // mesh.size) * mesh.size
         self._rows = local_rows(mesh, self._batch_size)
         self._step = jax.jit(
@@ -93,12 +104,17 @@ class Evaluator:
         return map(self._placed, self._read())
 
     def _read(self) -> Iterator[HostBatch]:
-        return self._loader.evaluation_batches(self._batch_size, rows=self._rows)
+        for batch in self._loader.evaluation_batches(self._batch_size, rows=self._rows):
+            if self._classes is not None:
+                check_classes(batch.labels, self._classes, of=self._name)
+            yield batch
 
     def _placed(self, batch: HostBatch) -> Batch:
         if self._labels is not None:
             right = self._labels[batch.labels]
             batch = replace(batch, labels=right, weights=batch.weights * right.any(1))
+        elif len(self._outputs):
+            batch = replace(batch, labels=self._outputs[batch.labels])
         return place_batch(self._mesh, self._rows, batch, self._batch_size)
 
 
@@ -140,6 +156,7 @@ def evaluate_pretrained(
     batch_size: int = 128,
     workers: int = 0,
     labels: np.ndarray | None = None,
+    name: str = "the data",
     progress: Callable[[int], None] | None = None,
 ) -> Score:
     """Scores a net, with its own preprocessing, on all devices.
@@ -157,10 +174,11 @@ def evaluate_pretrained(
         labels: From `read_real_labels`: for each example, those of the data set's classes that
             count as right. Examples whose names say so are ILSVRC-2012's of these numbers; others
             are taken in their order, with a warning.
+        name: What an error message calls the data set.
         progress: Told how many examples were read.
 
     Raises:
-        ConfigError: The classes cannot be matched, or the net has no head.
+        ConfigError: The classes cannot be matched, a label is of none, or the net has no head.
     """
     if not pretrained.config.num_classes:
         raise ConfigError("the net has no head (num_classes=0): load it with num_classes=")
@@ -173,10 +191,12 @@ def evaluate_pretrained(
             f"the data has {rows} values an image, the net {pretrained.config.num_classes} outputs"
         )
     outputs = () if rows else match_classes(dataset.class_names, pretrained)
+    classes = None
     if labels is not None:
         dataset, labels = _Numbered(dataset, len(labels)), _reordered(labels, outputs, pretrained)
-    else:
-        dataset = _Relabelled(dataset, outputs)
+    elif not rows:
+        classes = len(outputs) or pretrained.config.num_classes
+        check_classes(known_labels(dataset), classes, of=name)
     reader = Reader(dataset=dataset, preprocess=pretrained.preprocess, outputs=rows)
     problem: dict[str, ProblemType] = {"problem_type": of_rows} if rows else {}
     mesh = make_mesh()
@@ -187,6 +207,9 @@ def evaluate_pretrained(
             mesh,
             batch_size=batch_size,
             labels=labels,
+            outputs=outputs,
+            classes=classes,
+            name=name,
         )
         return evaluator(pretrained.variables, progress=progress)
 
@@ -214,29 +237,8 @@ def match_classes(names: Sequence[str], pretrained: Pretrained) -> tuple[int, ..
     missing = [name for name in names if name not in closest]
     raise ConfigError(
         f"{len(missing)} of the data's {len(names)} classes are none of the net's {classes}: "
-        f"{', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}"
+        f"{listed(missing)}"
     )
-
-
-@dataclass(frozen=True)
-class _Relabelled:
-    """A data set whose labels are a net's outputs."""
-
-    dataset: Dataset
-    outputs: tuple[int, ...]
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        return self.dataset.class_names
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> Example:
-        example = self.dataset[index]
-        if not self.outputs:
-            return example
-        return replace(example, label=self.outputs[int(example.label)])
 
 
 @dataclass(frozen=True)

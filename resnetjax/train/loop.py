@@ -16,6 +16,7 @@ import jax
 from resnetjax import saving
 from resnetjax.errors import DataCorrupt, MissingExtra, NonFinite, SaveFailed
 from resnetjax.train.checkpoint import Checkpoints, state_digest
+from resnetjax.train.labels import counted
 from resnetjax.train.metrics_log import MetricsLog, draw_curves, read_metrics, scalars
 from resnetjax.train.processes import together
 from resnetjax.train.progress import Progress, Spent
@@ -88,6 +89,7 @@ def train(
         together(lambda: run.claim(allow_changes=allow_changes))
         with contextlib.ExitStack() as stack:
             run.progress = stack.enter_context(setup.progress())
+            run.progress.say(setup.data_line)
             stack.callback(run.end_trace)
             run.checkpoints = stack.enter_context(run.open_checkpoints())
             run.restore()
@@ -184,6 +186,7 @@ class _Run:
                 self.progress.say(f"no pictures: {error}")
             for line in self.folder.report_lines():
                 self.progress.say(line)
+        self._tell_bad()
         together(self._check_saved)
         return Outcome(
             step=self.step,
@@ -258,15 +261,31 @@ class _Run:
             )
 
     def _note_bad(self, bad: tuple[str, ...], *, count: int, of: int) -> None:
-        """Lists what could not be read; too much of it ends the run."""
+        """Lists what could not be read; too much of it ends the run.
+
+        Args:
+            bad: What it is now.
+            count: How often an image could not be read so far, of these examples.
+            of: How often one was to be.
+        """
         if not bad:
             return
         self._save_safely("bad_images.txt", lambda: self.folder.note_bad(bad))
         if count > self.recipe.data.bad_rate * max(of, _BAD_AFTER):
+            images = max(len(self.folder.bad_lines()), len(set(bad)))
             raise DataCorrupt(
-                f"{count} images of {of} could not be read, more than "
-                f"data.bad_rate={self.recipe.data.bad_rate}; {self.folder.bad_images} lists them:"
-                "\n  " + "\n  ".join(bad[:5])
+                f"{counted(images, 'image')} could not be read, {count / of:.1%} of what was read, "
+                f"more than --data.bad-rate {self.recipe.data.bad_rate:g} allows; "
+                f"{self.folder.bad_images} lists them:\n  " + "\n  ".join(bad[:5])
+            )
+
+    def _tell_bad(self) -> None:
+        """Says on the way out what the log of a run that is done does not show."""
+        if bad := len(self.folder.bad_lines()):
+            total = len(self.setup.train_data) + len(self.setup.test_data)
+            self.progress.say(
+                f"{counted(bad, 'image')} of {total:,} could not be read: "
+                f"{self.folder.bad_images} lists them"
             )
 
     def _show(self, spent: Spent) -> None:

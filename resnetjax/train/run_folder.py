@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from resnetjax.errors import ConfigError, CorruptFile
+from resnetjax.folders import model_files
 from resnetjax.train import scores
 from resnetjax.train.checkpoint import Checkpoints
 from resnetjax.train.recipe import Recipe
@@ -28,6 +29,11 @@ class RunFolder:
     def checkpoints(self) -> Path:
         """The states to resume from."""
         return self.root / "checkpoints"
+
+    @property
+    def recipe(self) -> Path:
+        """What the run is."""
+        return self.root / "recipe.json"
 
     @property
     def metrics(self) -> Path:
@@ -63,6 +69,27 @@ class RunFolder:
         """The native form of the "best" or the "latest" model; `resnetjax.load` reads it."""
         return self.root / which
 
+    def check(self) -> None:
+        """Makes sure that a run may have the folder, whatever its recipe.
+
+        Raises:
+            ConfigError: It is a file, or below one. Or it holds a model and no run: what loads the
+                folder would take that model, and never the run's.
+        """
+        for path in (self.root, *self.root.parents):
+            if path.is_file():
+                raise ConfigError(
+                    f"workdir={os.fspath(self.root)!r} is not allowed: {path} is a file; name a "
+                    "folder, which need not be there"
+                )
+        found = model_files(self.root)
+        if found and not self.recipe.exists() and not self.checkpoints.exists():
+            raise ConfigError(
+                f"workdir={os.fspath(self.root)!r} is not allowed: it holds a model "
+                f"({', '.join(found)}), which would be taken for the run's. Name a folder of its "
+                "own, as --workdir runs/NAME"
+            )
+
     def claim(self, recipe: Recipe, facts: Mapping[str, Any], *, allow_changes: bool) -> None:
         """Notes the recipe of a new run, or checks that of one that is to be resumed.
 
@@ -73,10 +100,12 @@ class RunFolder:
 
         Raises:
             ConfigError: The run was begun with another recipe or on other data; all differences
-                that decide its numbers are listed, where `recipe.json` is there to tell them.
+                that decide its numbers are listed, where `recipe.json` is there to tell them. Or as
+                `check`.
             CorruptFile: `recipe.json` is not one.
         """
-        path = self.root / "recipe.json"
+        self.check()
+        path = self.recipe
         if path.exists():
             before, facts_before = _read(path)
             changes = before.differences(recipe) + tuple(
@@ -124,9 +153,13 @@ class RunFolder:
         shown = lines if len(lines) <= _SHOWN_LINES else []
         return [*shown, f"class by class: {table}"] if lines else []
 
+    def bad_lines(self) -> list[str]:
+        """What `note_bad` has listed so far, in this process or before."""
+        return self.bad_images.read_text().splitlines() if self.bad_images.exists() else []
+
     def note_bad(self, lines: Iterable[str]) -> None:
         """Lists images that could not be read, each once."""
-        known = set(self.bad_images.read_text().splitlines()) if self.bad_images.exists() else set()
+        known = set(self.bad_lines())
         new = [
             line for line in dict.fromkeys(_one_line(text) for text in lines) if line not in known
         ]

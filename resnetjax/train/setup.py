@@ -13,7 +13,7 @@ import numpy as np
 from resnetjax import zoo
 from resnetjax.config import Labels, OutputActivation
 from resnetjax.data.datasets import Dataset
-from resnetjax.data.held_out import open_both
+from resnetjax.data.held_out import Subset, open_both
 from resnetjax.data.host_batch import Reader
 from resnetjax.data.loader import Loader, Order
 from resnetjax.errors import ConfigError
@@ -24,7 +24,16 @@ from resnetjax.pretrained import Pretrained, Source, Variables
 from resnetjax.train.eval_step import make_eval_step
 from resnetjax.train.evaluate import Evaluator
 from resnetjax.train.groups import frozen_at, training_groups, unfreezing_step
-from resnetjax.train.labels import class_names, class_weights, output_count
+from resnetjax.train.labels import (
+    check_classes,
+    class_names,
+    class_weights,
+    counted,
+    known_labels,
+    listed,
+    output_count,
+    split_names,
+)
 from resnetjax.train.optimizer import make_optimizer, make_schedule, total_steps
 from resnetjax.train.progress import Progress, peak_flops
 from resnetjax.train.recipe import Loss, Recipe
@@ -41,7 +50,7 @@ from resnetjax.train.sharding import (
 from resnetjax.train.state import TrainState, create_state
 from resnetjax.train.statistics import exact_statistics
 from resnetjax.train.step import Batch, Metrics, make_model, make_train_step
-from resnetjax.train.transfer import initial_variables
+from resnetjax.train.transfer import initial_variables, kept_outputs
 
 
 class Setup:
@@ -54,6 +63,7 @@ class Setup:
         mesh: All devices.
         train_data: Examples to train on.
         test_data: Examples to evaluate on.
+        split_names: What messages call the two.
         class_names: Of the data's classes, or of the columns of its rows.
         outputs: Values that the data has for each image; 0 where it has a class.
         start: The pretrained net that the run starts from, or None.
@@ -83,9 +93,12 @@ class Setup:
             held_out=recipe.data.held_out,
             seed=recipe.seed,
         )
+        self.split_names = split_names(recipe, self.test_data)
         self.outputs = output_count(self.train_data, self.test_data, recipe)
-        self.class_names = class_names(self.train_data, self.test_data, recipe)
+        self.class_names = class_names(self.train_data, self.test_data, recipe, of=self.split_names)
         self.config = recipe.model.resolve(num_classes=len(self.class_names))
+        for data, name in zip((self.train_data, self.test_data), self.split_names, strict=True):
+            check_classes(known_labels(data), self.config.num_classes, of=name)
         _check_channels(recipe, self.config.in_channels)
         self.mesh = make_mesh(model=recipe.parallelism.model)
         self.rows = local_rows(self.mesh, recipe.batch_size)
@@ -101,6 +114,8 @@ class Setup:
             raise ConfigError(f"epochs={recipe.epochs} is not allowed: that is no step at all")
         self.model = make_model(recipe, self.config)
         self.start = zoo.load(recipe.model.weights) if recipe.model.weights else None
+        if self.start and recipe.model.keep_head:
+            kept_outputs(self.start, self.class_names)
         self._build_steps()
         self._stack = contextlib.ExitStack()
 
@@ -114,11 +129,28 @@ class Setup:
             test_loader,
             self.mesh,
             batch_size=self.recipe.evaluation.batch_size or self.recipe.batch_size,
+            classes=self.config.num_classes,
+            name=self.split_names[1],
         )
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+
+    @property
+    def data_line(self) -> str:
+        """What is trained and evaluated on, in a line."""
+        count = len(self.class_names) or self.config.num_classes
+        names = f" ({listed(self.class_names, most=3)})" if self.class_names else ""
+        of = f"with {counted(count, 'value')} each" if self.outputs else f"of {count:,} classes"
+        tests = len(self.test_data)
+        evaluated = (
+            f"{tests:,} held out of them"
+            if isinstance(self.test_data, Subset)
+            else f"{self.split_names[1]}, {counted(tests, 'image')}"
+        )
+        trained = counted(len(self.train_data), "image")
+        return f"training on {trained} {of}{names}, evaluating on {evaluated}"
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -149,6 +181,7 @@ class Setup:
             self.config,
             self.start,
             keep_head=self.recipe.model.keep_head,
+            class_names=self.class_names,
             seed=self.recipe.seed,
         )
         optimizer = self._optimizer
@@ -161,11 +194,16 @@ class Setup:
         return self._train_steps[frozen]
 
     def batches(self, start: int) -> Iterator[tuple[Batch, tuple[str, ...]]]:
-        """From step `start` to the end: batches on the devices, and what could not be read."""
+        """From step `start` to the end: batches on the devices, and what could not be read.
+
+        Raises:
+            ConfigError: From the iterator: a label is none of the net's classes.
+        """
         batches = self._train_loader.training_batches(
             self.order, start=start, stop=self.total_steps, rows=self.rows
         )
         for batch in batches:
+            check_classes(batch.labels, self.config.num_classes, of=self.split_names[0])
             yield place_batch(self.mesh, self.rows, batch, self.recipe.batch_size), batch.bad
 
     def test_batches(self) -> Iterator[Batch]:

@@ -2,7 +2,10 @@
 
 import os
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
+
+import numpy as np
 
 from resnetjax import zoo
 from resnetjax.config import Preprocess, ResNetConfig
@@ -10,6 +13,8 @@ from resnetjax.errors import AssumptionWarning, ConfigError
 from resnetjax.measure import leaves
 from resnetjax.plan import plan
 from resnetjax.pretrained import Pretrained, Variables, flatten, make_variables
+from resnetjax.train.evaluate import match_classes
+from resnetjax.train.labels import listed
 from resnetjax.train.recipe import Recipe
 
 
@@ -39,10 +44,49 @@ def starting_from(recipe: Recipe, weights: str | os.PathLike[str]) -> Recipe:
     )
 
 
+def kept_outputs(start: Pretrained, names: Sequence[str]) -> tuple[int, ...]:
+    """The outputs of a head that is kept, in the order of the data's classes.
+
+    They go by the names of the net's labels, as in an evaluation; where the net or the data has
+    none, by their order.
+
+    Args:
+        start: The net that has the head.
+        names: Of the data's classes; where they are fewer, the outputs that are left come last.
+
+    Raises:
+        ConfigError: A class of the data is none of the net's.
+    """
+    count = start.config.num_classes
+    if start.labels is None:
+        return tuple(range(count))
+    try:
+        outputs = match_classes(names, start) or tuple(range(count))
+    except ConfigError as error:
+        known = [name for name in start.labels.names if name not in names]
+        raise ConfigError(
+            f"keep_head=True is not allowed: {error}; only the net has {listed(known)}. Without "
+            "it, the run starts with a new head"
+        ) from error
+    return (*outputs, *(output for output in range(count) if output not in set(outputs)))
+
+
 def initial_variables(
-    config: ResNetConfig, start: Pretrained | None, *, keep_head: bool = False, seed: int
+    config: ResNetConfig,
+    start: Pretrained | None,
+    *,
+    keep_head: bool = False,
+    class_names: Sequence[str] = (),
+    seed: int,
 ) -> Variables:
     """A net's variables: those of a pretrained one with a new head, or all drawn from the seed.
+
+    Args:
+        config: The net's.
+        start: The pretrained one.
+        keep_head: Take its head too, with its outputs in the order of the data's classes.
+        class_names: Of the data; () where they have none.
+        seed: Of what is drawn.
 
     Raises:
         ConfigError: The two are not the same net, but for the head; what differs is listed.
@@ -73,6 +117,10 @@ def initial_variables(
             + more
             + "\nTake the net of the weights, as `--model PATH` and `starting_from` do."
         )
+    if keep_head and (outputs := kept_outputs(start, class_names)) != tuple(range(len(outputs))):
+        for name in ("head/kernel", "head/bias"):
+            if name in arrays:
+                arrays[name] = np.take(arrays[name], outputs, axis=-1)
     return make_variables(expected, arrays, seed)
 
 

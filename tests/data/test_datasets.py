@@ -1,3 +1,4 @@
+import errno
 import json
 import multiprocessing
 import os
@@ -47,6 +48,16 @@ def test_image_folders_have_the_order_of_torchvision(tmp_path):
     assert dataset[0].name == str(tmp_path / "B" / "x.webp")
 
 
+def test_what_file_browsers_and_archives_leave_behind_is_no_class_and_no_image(tmp_path):
+    for name in ("cat/1.jpg", "cat/._1.jpg", ".cache/1.jpg", "__MACOSX/cat/._1.jpg", "dog/1.jpg"):
+        write(tmp_path / name)
+    dataset = open_dataset(tmp_path)
+    assert dataset.class_names == ("cat", "dog")
+    assert [example.name for example in dataset] == [
+        str(tmp_path / name / "1.jpg") for name in ("cat", "dog")
+    ]
+
+
 @pytest.mark.parametrize("name", ["valid", "eval"])
 def test_splits_of_image_folders_go_by_their_common_names(tmp_path, name):
     write(tmp_path / "training" / "cat" / "1.jpg", b"train")
@@ -78,6 +89,21 @@ def test_class_folders_without_images_are_refused_by_name(tmp_path):
     write(tmp_path / "cat" / "1.jpg")
     write(tmp_path / "dog" / "notes.txt")
     with pytest.raises(UnsupportedFile, match="no images in dog, of 2 class folders"):
+        open_dataset(tmp_path)
+
+
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
+    write(tmp_path / "cat" / "old" / "1.jpg")
+    write(tmp_path / "cat" / "2.jpg")
+    scandir = os.scandir
+
+    def refuse(path):  # root may list all folders, whatever their mode
+        if os.path.basename(path) == "old":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scandir(path)
+
+    monkeypatch.setattr("os.scandir", refuse)
+    with pytest.raises(UnsupportedFile, match=r"cat/old cannot be listed: Permission denied"):
         open_dataset(tmp_path)
 
 

@@ -117,10 +117,31 @@ def test_a_metadata_file_of_another_kind_leaves_class_folders_as_they_are(photos
     assert open_dataset(photos).class_names == ("cat", "dog")
 
 
+@pytest.mark.parametrize("split", ["", "train"])
+def test_the_only_folder_beside_a_table_is_not_taken_for_a_class(tmp_path, split):
+    folder = tmp_path / split
+    (folder / "images").mkdir(parents=True)
+    write(folder, "filename,x\nimages/a.png,1\n")
+    (folder / "a.png").rename(folder / "images" / "a.png")
+    with pytest.raises(UnsupportedFile, match=r"is no table of images.*found 'filename', 'x'"):
+        open_dataset(tmp_path, split=split or None)
+
+
+@pytest.mark.parametrize("header", ["file_name;x", "File_Name,x", "file_name\tx"])
+def test_a_table_beside_class_folders_is_not_passed_over_for_its_spelling(photos, header):
+    (photos / "metadata.csv").write_text(f"{header}\n")
+    with pytest.raises(UnsupportedFile, match=r"metadata\.csv is no table of images"):
+        open_dataset(photos)
+
+
 @pytest.mark.parametrize(
     ("text", "error", "message"),
     [
         ("file_name\na.png\n", UnsupportedFile, "no values"),
+        ("file_name,x\n", UnsupportedFile, r"metadata\.csv has no rows"),
+        ("", UnsupportedFile, r"metadata\.csv is no table.*'file_name' and.*found none"),
+        ("picture,x\na.png,1\n", UnsupportedFile, r"csv is no table.*found 'picture', 'x'"),
+        ("file_name;x\na.png;1\n", UnsupportedFile, "by commas.*found 'file_name;x'"),
         ("file_name,x\na.png,cat\n", CorruptFile, "line 2: .*'cat'"),
         ("file_name,x\na.png,1\nb.png\n", CorruptFile, "line 3"),
         ("file_name,x\na.png,nan\n", CorruptFile, "line 2: .*not finite"),

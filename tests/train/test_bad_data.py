@@ -17,8 +17,11 @@ from resnetjax.data.augmentation import Augmentation
 from resnetjax.data.datasets import open_dataset
 from resnetjax.data.host_batch import HostBatch, Reader
 from resnetjax.data.loader import Loader, Order
+from resnetjax.errors import DataCorrupt
+from resnetjax.train.loop import train
 from resnetjax.train.metrics_log import read_metrics
 from tests.train.lives import Life, Nursery
+from tests.train.tiny import of_files
 
 COUNT = 64  # images that are all right
 
@@ -196,7 +199,9 @@ def test_a_run_goes_on_at_half_a_percent_and_lists_each_bad_image_once(nursery, 
     break_files(root / "train/0", BROKEN)
     break_files(root / "val/0", {"0000.jpg": b""})
     broken = tmp_path / "broken"
-    start(nursery, root, broken).finish()
+    life = start(nursery, root, broken)
+    life.finish()
+    assert f"6 images of 1,080 could not be read: {broken}/bad_images.txt lists" in life.said()
     listed = (broken / "bad_images.txt").read_text().splitlines()
     assert len(listed) == len(set(listed)) == len(BROKEN) + 1
     for name in BROKEN:
@@ -214,7 +219,11 @@ def test_a_run_stops_above_the_rate_and_names_what_it_could_not_read(nursery, ma
     break_files(root / "train/0", {f"{number:04d}.jpg": b"" for number in range(0, 200, 2)})
     life = start(nursery, root, tmp_path / "run")
     assert life.wait() == 2
-    assert re.search(r"error: 1[1-9] images of \d+ could not be read, more than data", life.said())
+    assert re.search(
+        r"error: 1[1-9] images could not be read, [\d.]+% of what was read, more than "
+        r"--data.bad-rate 0.01 allows",
+        life.said(),
+    )
     assert "train/0/0" in life.said()
     assert "Traceback" not in life.said()
     listed = (tmp_path / "run/bad_images.txt").read_text().splitlines()
@@ -227,7 +236,19 @@ def test_a_run_stops_when_its_test_images_cannot_be_read(nursery, many, tmp_path
     break_files(root / "val/0", {path.name: b"" for path in (root / "val/0").iterdir()})
     life = start(nursery, root, tmp_path / "run")
     assert life.wait() == 2
-    assert "error: 40 images of 80 could not be read" in life.said()
+    assert "error: 40 images could not be read, 50.0% of what was read" in life.said()
+
+
+def test_an_image_that_is_read_again_and_again_counts_once(tmp_path, many):
+    for split, names in (("train", range(40)), ("val", range(20))):
+        for number in names:
+            path = tmp_path / f"images/{split}/{number % 2}/{number:04d}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(many / f"train/{number % 2}/{number:04d}.jpg", path)
+    break_files(tmp_path / "images/train/0", {"0000.jpg": b"", "0002.jpg": b""})
+    recipe = of_files(tmp_path / "images", batch_size=8, epochs=9.0)
+    with pytest.raises(DataCorrupt, match=r"^2 images could not be read, 5\.\d% of what was read"):
+        train(recipe, tmp_path / "run")
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -94,6 +94,10 @@ def test_a_run_ends_with_the_digest_of_its_state_alone_on_stdout(finished):
     _, result = finished
     assert result.code == 0, result.err
     assert re.fullmatch(r"state sha256 [0-9a-f]{64}\n", result.out)
+    assert result.err.startswith(
+        "training on 1,438 images of 10 classes (0, 1, 2, ...), "
+        "evaluating on the split test, 359 images\n"
+    )
     assert re.search(r"epoch 1 · step 22 · test top-1 [\d.]+%, top-5 [\d.]+% of 359", result.err)
 
 
@@ -177,6 +181,14 @@ def test_evaluate_writes_json_even_where_there_is_no_loss(finished, tmp_path):
     found = json.loads(result.out, parse_constant=pytest.fail)
     assert (found["examples"], found["loss"], found["bad"]) == (358, None, [])
     assert found["data"] == "digits"
+
+
+def test_evaluate_names_the_split_whose_labels_are_none_of_the_nets(finished, tmp_path):
+    images = np.zeros((10, 8, 8), np.uint8)
+    np.savez(tmp_path / "some.npz", x_test=images, y_test=np.arange(1, 11))
+    result = run("evaluate", finished[0], tmp_path / "some.npz", "--split", "test")
+    assert (result.code, result.out) == (2, "")
+    assert "label 10 of the split test is not allowed: of 10 classes" in result.err
 
 
 def test_images_that_cannot_be_read_are_named_and_make_evaluate_fail(finished, tmp_path):
@@ -316,6 +328,8 @@ def test_a_misspelt_flag_brings_up_the_right_one(recipe, tmp_path):
         (["--model.frozen", "stem", "tail"], "tail"),
         (["--coordinator", "localhost:1"], "given together or not at all"),
         (["--data.train-split", "nope"], "nope"),
+        (["--workdir", __file__], "test_command.py is a file; name a folder"),
+        (["--workdir", __file__, "--dry-run"], "test_command.py is a file; name a folder"),
         (["--model.arch", "resnet50"], "model.arch='resnet50' is not allowed here: the recipe"),
     ],
 )
@@ -325,6 +339,16 @@ def test_bad_values_are_one_message_and_exit_code_2(recipe, tmp_path, flags, mes
     assert message in result.err
     assert "Traceback" not in result.err
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_no_run_is_begun_in_the_folder_of_a_model(recipe, finished, tmp_path):
+    model = tmp_path / "net"
+    rj.save(rj.load(finished[0]), model)
+    before = sorted(path.name for path in model.iterdir())
+    result = run("train", recipe, "--workdir", model)
+    assert (result.code, result.out) == (2, "")
+    assert "it holds a model (config.json, model.safetensors)" in result.err
+    assert sorted(path.name for path in model.iterdir()) == before
 
 
 def test_a_missing_recipe_and_a_missing_model_are_exit_code_2(tmp_path):

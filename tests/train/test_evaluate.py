@@ -250,6 +250,24 @@ def test_without_names_of_its_own_a_nets_outputs_are_the_datas_classes_in_order(
         match_classes(tuple("abcdefg"), net)
 
 
+@pytest.mark.parametrize("at_hand", [True, False])
+def test_a_label_that_is_none_of_the_nets_outputs_is_refused(net, at_hand):
+    from_one = ArrayDataset(IMAGES, np.arange(23) % 8 + 1, name="from one")
+    data = from_one if at_hand else Rows(from_one, range(23))
+    with pytest.raises(ConfigError, match=r"label 8 of the data .*8 classes.*counted from 1\?"):
+        evaluate_pretrained(net, data)
+
+
+def test_labels_are_of_the_datas_classes_where_these_are_matched_with_the_nets(net, monkeypatch):
+    with_first_row(monkeypatch)
+    backwards = ArrayDataset(IMAGES, 7 - LABELS, name="backwards", class_names=IDS[::-1])
+    score = evaluate_pretrained(named(net, NAMES, IDS), backwards, batch_size=4)
+    assert score.top1 == expected_of(logits_of(IMAGES), LABELS)[0]
+    fewer = ArrayDataset(IMAGES, LABELS, name="fewer", class_names=("hen", "cat"))
+    with pytest.raises(ConfigError, match=r"label 6 of the data .*2 classes"):
+        evaluate_pretrained(named(net, NAMES, IDS), fewer)
+
+
 def test_a_net_without_a_head_has_no_score():
     config = rj.ResNetConfig(depths=(1,), widths=(8,), strides=(1,), dilations=(1,), num_classes=0)
     model, variables = rj.create(config)

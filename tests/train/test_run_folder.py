@@ -65,6 +65,33 @@ def test_a_run_whose_recipe_is_lost_goes_on_with_no_other(folder):
     folder.claim(Recipe(seed=1), FACTS, allow_changes=True)
 
 
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "pytorch_model.bin"])
+def test_a_folder_that_holds_a_model_is_no_runs(tmp_path, name):
+    (tmp_path / name).write_text("{}")
+    folder = RunFolder(tmp_path)
+    with pytest.raises(
+        ConfigError, match=rf"workdir='{tmp_path}' .* a model \({name}\).*--workdir"
+    ):
+        folder.claim(Recipe(), FACTS, allow_changes=True)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("below", ["", "run"])
+def test_a_file_is_no_folder_of_a_run(tmp_path, below):
+    (tmp_path / "notes").write_text("mine")
+    folder = RunFolder(tmp_path / "notes" / below)
+    with pytest.raises(
+        ConfigError, match=rf"workdir='{folder.root}' .* {tmp_path}/notes is a file"
+    ):
+        folder.claim(Recipe(), FACTS, allow_changes=True)
+    assert (tmp_path / "notes").read_text() == "mine"
+
+
+def test_a_run_that_was_begun_beside_a_model_goes_on(folder):
+    (folder.root / "config.json").write_text("{}")
+    folder.claim(Recipe(), FACTS, allow_changes=False)
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -195,6 +195,28 @@ def test_weights_of_another_net_are_refused_with_what_differs(weights):
         initial_variables(other, pre, keep_head=True, seed=0)
 
 
+def test_the_outputs_of_a_head_that_is_kept_go_by_the_names_of_the_datas_classes(weights):
+    pre = rj.load(weights)
+    pre = dataclasses.replace(pre, labels=rj.Labels(names=("c", "a", "b")))
+    head = pre.variables["params"]["head"]
+    for names, order in (("abc", [1, 2, 0]), ("cab", [0, 1, 2]), ((), [0, 1, 2]), ("b", [2, 0, 1])):
+        found = initial_variables(pre.config, pre, keep_head=True, class_names=tuple(names), seed=0)
+        for name, value in found["params"]["head"].items():
+            np.testing.assert_array_equal(value, np.asarray(head[name])[..., order])
+    unnamed = dataclasses.replace(pre, labels=None)
+    found = initial_variables(unnamed.config, unnamed, keep_head=True, class_names=("z",), seed=0)
+    np.testing.assert_array_equal(found["params"]["head"]["kernel"], head["kernel"])
+
+
+def test_a_head_of_other_classes_is_not_kept(weights, data, tmp_path):
+    pre = rj.load(weights, num_classes=2)
+    rj.save(dataclasses.replace(pre, labels=rj.Labels(names=("dim", "light"))), tmp_path / "net")
+    recipe = finetune(tmp_path / "net", data)
+    recipe = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, keep_head=True))
+    with pytest.raises(ConfigError, match=r"keep_head=True .*net's 2: dark; only the net has dim"):
+        Setup(recipe)
+
+
 def test_a_frozen_net_without_weights_is_refused(weights, data):
     recipe = finetune(weights, data)
     model = Model(config=recipe.model.config, frozen=("[!h]*",))

@@ -14,12 +14,19 @@ _EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff",
 
 
 def is_image(name: str) -> bool:
-    """Whether a file of this name counts as an image."""
-    return name.lower().endswith(_EXTENSIONS)
+    """Whether a file of this name counts as an image: not one of macOS's `._*` beside each file."""
+    return name.lower().endswith(_EXTENSIONS) and not name.startswith("._")
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a folder of this name is no one's data: `.git`, or what macOS puts into archives."""
+    return name.startswith(".") or name == "__MACOSX"
 
 
 class ImageFolder:
     """The images below each sub-folder of a folder; the sub-folders are the classes.
+
+    Hidden ones are none, nor is `__MACOSX`.
 
     Classes and files have the order of torchvision/datasets/folder.py (`find_classes` and
     `make_dataset`): sorted by code point, files of sub-folders after those of the folder itself.
@@ -29,12 +36,14 @@ class ImageFolder:
     not every network file system, and hardly any mounted object store, keeps up to date.
 
     Raises:
-        UnsupportedFile: There are no class folders, or some have no images.
+        UnsupportedFile: There are no class folders, or some have no images or cannot be listed.
     """
 
     def __init__(self, root: Path) -> None:
         with os.scandir(root) as entries:
-            self.class_names = tuple(sorted(entry.name for entry in entries if entry.is_dir()))
+            self.class_names = tuple(
+                sorted(e.name for e in entries if e.is_dir() and not is_hidden(e.name))
+            )
         if not self.class_names:
             raise UnsupportedFile(f"{root} has no sub-folders, which would be the classes")
         self._root = os.fspath(root)
@@ -68,7 +77,12 @@ class ImageFolder:
 def _images_below(folder: str) -> list[str]:
     return [
         os.path.join(parent, name)
-        for parent, _, names in sorted(os.walk(folder, followlinks=True))
+        for parent, _, names in sorted(os.walk(folder, followlinks=True, onerror=_refuse))
         for name in sorted(names)
         if is_image(name)
     ]
+
+
+def _refuse(error: OSError) -> None:
+    """Without it, `os.walk` passes over what it cannot list."""
+    raise UnsupportedFile(f"{error.filename} cannot be listed: {error.strerror}") from error

@@ -49,15 +49,15 @@ class _EncodedDataset:
         if not fits:
             raise CorruptFile(f"{name}: the offsets do not rise from 0 to the end of the images")
         self._content, self._offsets, self._name = content, offsets, name
-        self._labels = checked_labels(labels, count=len(offsets) - 1, name=name)
+        self.labels = checked_labels(labels, count=len(offsets) - 1, name=name)
 
     def __len__(self) -> int:
-        return len(self._labels)
+        return len(self.labels)
 
     def __getitem__(self, index: int) -> Example:
         start, stop = (int(offset) for offset in self._offsets[index : index + 2])
         image = self._content[start:stop].tobytes()
-        return Example(image, int(self._labels[index]), f"{self._name}:{index}")
+        return Example(image, int(self.labels[index]), f"{self._name}:{index}")
 
 
 class NpzDataset:
@@ -97,6 +97,11 @@ class NpzDataset:
                     else ArrayDataset(images, labels, name=name)
                 )
             return self._loaded
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Of the examples, in their order."""
+        return self._arrays().labels
 
     def __len__(self) -> int:
         return self._length

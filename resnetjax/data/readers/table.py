@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -15,12 +16,37 @@ _FILE_COLUMN = "file_name"
 
 
 def has_table(folder: Path) -> bool:
-    """Whether a folder has a table of its files; a `metadata.csv` of another kind is none."""
+    """Whether a folder has a table of its files; a `metadata.csv` of another kind is none.
+
+    Raises:
+        UnsupportedFile: It is meant to be one: it has the column under another spelling, or other
+            separators than commas.
+    """
     path = folder / TABLE
     if not path.is_file():
         return False
+    columns = _columns(path)
+    if _FILE_COLUMN in columns:
+        return True
+    words = (word.strip(" \"'").lower() for name in columns for word in re.split("[;\t|]", name))
+    if any(re.fullmatch("file[_ -]name", word) for word in words):
+        raise not_a_table(folder)
+    return False
+
+
+def not_a_table(folder: Path) -> UnsupportedFile:
+    """The error of a folder whose `metadata.csv` is no table of its files."""
+    path = folder / TABLE
+    found = ", ".join(map(repr, _columns(path)[:10])) or "none"
+    return UnsupportedFile(
+        f"{path} is no table of images: looked for columns separated by commas, {_FILE_COLUMN!r} "
+        f"and others of numbers; found {found}"
+    )
+
+
+def _columns(path: Path) -> list[str]:
     with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
-        return _FILE_COLUMN in next(csv.reader(file), [])
+        return next(csv.reader(file), [])
 
 
 class Table:
@@ -30,7 +56,7 @@ class Table:
     and here only numbers beside it: 0 and 1 for several labels an image, any for a regression.
 
     Raises:
-        UnsupportedFile: The table has no column of numbers.
+        UnsupportedFile: The table has no column of numbers, or no rows.
         CorruptFile: A row has other than numbers, or a file that is not below the folder.
     """
 
@@ -43,6 +69,8 @@ class Table:
             if not self.class_names:
                 raise UnsupportedFile(f"{path} has the column {_FILE_COLUMN} alone, and no values")
             rows = list(_rows(table, self.class_names, path))
+        if not rows:
+            raise UnsupportedFile(f"{path} has no rows below the names of its columns")
         self._root = os.fspath(root)
         self._files = np.array([os.fsencode(name) for name, _ in rows])
         shape = (len(rows), len(self.class_names))
