@@ -9,9 +9,9 @@ from typing import Annotated, Any
 import tyro
 
 from resnetjax.cache import keep_compiled
+from resnetjax.data.readers.image_folder import EXTENSIONS, is_image
 from resnetjax.errors import BadImage, ConfigError, UnsupportedFile
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 Model = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
 Images = Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE...")]
 Name = Annotated[str | None, tyro.conf.arg(metavar="NAME")]
@@ -158,10 +158,10 @@ def _image_files(given: Path) -> list[Path]:
     if not given.is_dir():
         return [given]
     # Not rglob, which passes over a folder that it cannot read.
-    below = (Path(folder, name) for folder, _, names in _walk(given) for name in names)
-    found = sorted(path for path in below if _is_image(path))
+    below = ((folder, name) for folder, _, names in _walk(given) for name in names)
+    found = sorted(Path(folder, name) for folder, name in below if is_image(name))
     if not found:
-        raise BadImage(f"{given}: no images in it (looked for {', '.join(IMAGE_SUFFIXES)})")
+        raise BadImage(f"{given}: no images in it (looked for {', '.join(EXTENSIONS)})")
     return found
 
 
@@ -170,10 +170,6 @@ def _walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
         raise error
 
     return os.walk(folder, onerror=fail)
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("._")
 
 
 def with_progress(results: Iterator[Any], total: int, *, doing: str) -> Iterator[Any]:

@@ -8,14 +8,13 @@ import numpy as np
 from resnetjax.data.readers.example import Example, checked_index, image_bytes
 from resnetjax.errors import UnsupportedFile
 
-# torchvision/datasets/folder.py: IMG_EXTENSIONS. What resnetjax does not decode is listed too, for
-# the numbers to agree, and is a BadImage when it is decoded.
-_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+# torchvision/datasets/folder.py: IMG_EXTENSIONS.
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 
 def is_image(name: str) -> bool:
     """Whether a file of this name counts as an image: not one of macOS's `._*` beside each file."""
-    return name.lower().endswith(_EXTENSIONS) and not name.startswith("._")
+    return name.lower().endswith(EXTENSIONS) and not name.startswith("._")
 
 
 def is_hidden(name: str) -> bool:
@@ -58,7 +57,7 @@ class ImageFolder:
             listed = ", ".join(empty[:10]) + (", ..." if len(empty) > 10 else "")
             raise UnsupportedFile(
                 f"{root}: there are no images in {listed}, of {len(self.class_names)} class "
-                f"folders: an image ends with {' '.join(_EXTENSIONS)}"
+                f"folders: an image ends with {' '.join(EXTENSIONS)}"
             )
         # One array for all: a million strings would be copied into every forked worker.
         start = len(os.fsencode(os.path.join(self._root, "")))
