@@ -14,7 +14,7 @@ class Example:
     """An image and what is known of it, not yet decoded.
 
     Attributes:
-        image: The bytes of a file that `preprocess.decode` takes, or uint8[height, width, channels].
+        image: The bytes of a file, as `preprocess.decode` takes it, or uint8[height, width, channels].
         label: The class, from 0; or float32[outputs], one value for each of the data set's columns.
         name: What an error message calls it: a path, or "train-00012.tar:n01440764_10026.JPEG".
     """
