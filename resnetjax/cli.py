@@ -159,7 +159,7 @@ def convert(
         arch: Name of the architecture, where the file cannot tell.
     """
     from resnetjax import saving, zoo
-    from resnetjax.data import preprocess_formats
+    from resnetjax.data.preprocess_formats.words import in_words
 
     saving.target_of(destination, dialect=dialect)  # before the work, not after it
     pretrained = zoo.load(source, arch=arch)
@@ -168,7 +168,7 @@ def convert(
     print(f"{source}: {found.arch or 'a net without a name'} ({found.dialect}, {found.format})")
     print(f"{destination}: written as {dialect or 'resnetjax'}")
     if images := saving.images_of(pretrained, destination, dialect=dialect):
-        print(f"it does not say how images are prepared: {preprocess_formats.in_words(images)}")
+        print(f"it does not say how images are prepared: {in_words(images)}")
     return 0
 
 

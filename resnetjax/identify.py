@@ -8,7 +8,7 @@ import numpy as np
 from resnetjax import presets
 from resnetjax.config import Labels, Preprocess, ResNetConfig
 from resnetjax.data import labels as label_sets
-from resnetjax.data import preprocess_formats
+from resnetjax.data.preprocess_formats import words
 from resnetjax.layouts.description import Description
 from resnetjax.weights import (
     dialects,
@@ -204,7 +204,7 @@ def preprocess_of(
         taken, who = own, f"{who}, and by its own {kinds}"
     elif layers:
         who += f", without its own {kinds:.200}"
-    said = preprocess_formats.in_words(taken)
+    said = words.in_words(taken)
     return taken, (f"images prepared as by {who} (preprocess= decides): {said}",)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from resnetjax import presets
 from resnetjax.config import Preprocess
-from resnetjax.data.preprocess_formats import from_timm
+from resnetjax.data.preprocess_formats.timm import from_timm
 from resnetjax.weights.sources import COLUMNS, PIXELS, PUBLISHERS, TABLE, preprocess_from
 
 ACCURACY = ("top1", "top5", "accuracy_from")

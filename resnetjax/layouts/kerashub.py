@@ -7,7 +7,7 @@ from typing import Any
 
 from resnetjax import presets
 from resnetjax.config import Preprocess
-from resnetjax.data import preprocess_formats
+from resnetjax.data.preprocess_formats.kerashub import from_kerashub, to_kerashub
 from resnetjax.layouts.description import Description, Wanted, preprocess_by
 from resnetjax.measure import leaves
 from resnetjax.plan import plan
@@ -60,7 +60,7 @@ def compose(described: Description) -> dict[str, dict[str, Any]]:
     }
     preprocessor = None
     if described.preprocess:
-        settings = preprocess_formats.to_kerashub(described.preprocess)
+        settings = to_kerashub(described.preprocess)
         files[IMAGE_CONVERTER] = _layer("ResNetImageConverter", settings)
         settings = {"image_converter": files[IMAGE_CONVERTER], "config_file": TASK_PREPROCESSOR}
         preprocessor = _layer("ResNetImageClassifierPreprocessor", settings)
@@ -80,7 +80,7 @@ def _preprocess(folder: Path) -> Preprocess | None:
                 found["config"].get("image_converter") if name == TASK_PREPROCESSOR else found
             )
             if converter:
-                parse = preprocess_formats.from_kerashub
+                parse = from_kerashub
                 return preprocess_by(parse, converter["config"], name=name)
             break
     return None

@@ -7,7 +7,7 @@ from typing import Any
 
 from resnetjax import presets
 from resnetjax.config import Labels, ResNetConfig
-from resnetjax.data import preprocess_formats
+from resnetjax.data.preprocess_formats.timm import from_timm, to_timm
 from resnetjax.errors import ConfigError
 from resnetjax.layouts.description import Description, Wanted, preprocess_by, with_ids
 from resnetjax.plan import plan
@@ -45,7 +45,7 @@ def parse(values: Mapping[str, Any], folder: Path, wanted: Wanted) -> Descriptio
         layout="timm",
         config=config,
         arch=arch,
-        preprocess=preprocess_by(preprocess_formats.from_timm, given, name="pretrained_cfg")
+        preprocess=preprocess_by(from_timm, given, name="pretrained_cfg")
         if wanted.preprocess and _TRANSFORM & set(given)
         else None,
         labels=labels,
@@ -94,7 +94,7 @@ def compose(described: Description) -> dict[str, dict[str, Any]]:
         pretrained["license"] = described.licence
     if described.preprocess:
         stride = plan(config).stages[-1].stride
-        pretrained |= preprocess_formats.to_timm(described.preprocess) | {
+        pretrained |= to_timm(described.preprocess) | {
             "fixed_input_size": False,
             "pool_size": [-(-edge // stride) for edge in described.preprocess.crop_px],
         }

@@ -6,7 +6,7 @@ from typing import Any
 
 from resnetjax import presets
 from resnetjax.config import Labels, OutputActivation, ResNetConfig
-from resnetjax.data import preprocess_formats
+from resnetjax.data.preprocess_formats.transformers import from_transformers, to_transformers
 from resnetjax.errors import ConfigError, UnsupportedFile
 from resnetjax.layouts.description import Description, Wanted, preprocess_by, with_ids
 from resnetjax.weights import bounded_json
@@ -47,7 +47,7 @@ def parse(values: Mapping[str, Any], folder: Path, wanted: Wanted) -> Descriptio
     preprocess = None
     if (folder / PROCESSOR).is_file() and wanted.preprocess:
         processor = bounded_json.read(folder / PROCESSOR)
-        preprocess = preprocess_by(preprocess_formats.from_transformers, processor, name=PROCESSOR)
+        preprocess = preprocess_by(from_transformers, processor, name=PROCESSOR)
     return Description(
         "transformers",
         config,
@@ -93,7 +93,7 @@ def compose(described: Description) -> dict[str, dict[str, Any]]:
         values["problem_type"] = next(x for x, y in _PROBLEMS.items() if y == labels.activation)
     files = {"config.json": values}
     if described.preprocess:
-        files[PROCESSOR] = preprocess_formats.to_transformers(described.preprocess)
+        files[PROCESSOR] = to_transformers(described.preprocess)
     return files
 
 

@@ -8,14 +8,9 @@ from hypothesis import strategies as st
 
 from resnetjax.config import HALF_MEAN, HALF_STD, Preprocess
 from resnetjax.data.preprocess import normalize
-from resnetjax.data.preprocess_formats import (
-    from_kerashub,
-    from_timm,
-    from_transformers,
-    to_kerashub,
-    to_timm,
-    to_transformers,
-)
+from resnetjax.data.preprocess_formats.kerashub import from_kerashub, to_kerashub
+from resnetjax.data.preprocess_formats.timm import from_timm, to_timm
+from resnetjax.data.preprocess_formats.transformers import from_transformers, to_transformers
 from resnetjax.errors import ConfigError
 
 EDGES = st.integers(16, 512)

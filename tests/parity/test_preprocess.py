@@ -45,13 +45,9 @@ from resnetjax.config import (
 )
 from resnetjax.data import labels
 from resnetjax.data.preprocess import crop, decode, normalize, preprocess
-from resnetjax.data.preprocess_formats import (
-    from_kerashub,
-    from_timm,
-    from_transformers,
-    to_timm,
-    to_transformers,
-)
+from resnetjax.data.preprocess_formats.kerashub import from_kerashub
+from resnetjax.data.preprocess_formats.timm import from_timm, to_timm
+from resnetjax.data.preprocess_formats.transformers import from_transformers, to_transformers
 from resnetjax.weights import sources
 
 pytestmark = pytest.mark.parity

@@ -1,0 +1,1 @@
+"""`Preprocess` from and to the dicts in which other libraries publish their transforms."""
