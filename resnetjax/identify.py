@@ -41,10 +41,10 @@ def identify(
     seen = detect(file.arrays, source=name, known=known)
     if published is None and (own := own_head(seen.dialect, file.arrays)):
         assumed.append(in_words(own))
-    whole = file.metadata.get("module", "")
-    if file.parts and whole.partition(".")[0] not in _KNOWN_CODE:
+    if own_code := torch_described.others(file.parts, file.wrappers):
+        named = ", ".join(f"{kind:.200}" for kind in own_code[:5])
         assumed.append(
-            f"{whole} computes with its layers what {seen.dialect.name} does (its code is not in "
+            f"{named} compute with their layers what {seen.dialect.name} does (the code is not in "
             "the file)"
         )
     if known is not None:
@@ -104,8 +104,6 @@ def _of_kerascv(seen: Detection, file: files.WeightFile) -> str | None:
     return next((x for x in (seen.arch, *seen.alternatives) if str(x).startswith("kerascv_")), None)
 
 
-# Whose modules compute what their dialects say.
-_KNOWN_CODE = ("torch", "torchvision", "timm", "transformers")
 _UNSEEN = {
     "strides": "stride_on",
     "dilations": "dilations",
@@ -173,7 +171,7 @@ def preprocess_of(
     described: Description | None,
     published: PublishedWeights | None = None,
     *,
-    model_config: Any = None,
+    file: files.WeightFile | None = None,
 ) -> tuple[Preprocess, tuple[str, ...]]:
     """How images are prepared, and what had to be assumed for it.
 
@@ -181,7 +179,7 @@ def preprocess_of(
         found: The net.
         described: What its directory says.
         published: What is known of published weights.
-        model_config: A Keras file's description of its model.
+        file: That may describe what is before the net and behind it.
     """
     told = described.preprocess if described else None
     if published:
@@ -197,7 +195,7 @@ def preprocess_of(
     if found.config.stem == "conv3" and dialect.preprocess.crop_px != (32, 32):
         dialect = torch_dialects.AKAMASTER  # whose are the CIFAR nets
     taken = with_channels(dialect.preprocess, found.config.in_channels)
-    layers, _ = keras_described.around(model_config)
+    layers, _ = _around(file)
     own = keras_described.scaled(taken, layers) if layers and taken.channels == 3 else None
     who, kinds = dialect.name, ", ".join(kind for kind, _ in layers)
     if own:
@@ -208,12 +206,21 @@ def preprocess_of(
     return taken, (f"images prepared as by {who} (preprocess= decides): {said}",)
 
 
+def _around(file: files.WeightFile | None) -> tuple[list[Any], str | None]:
+    """A file's layers before the net, with their settings, and the activation behind it."""
+    if file is None:
+        return [], None
+    if file.parts:
+        return [], torch_described.ending(file.parts)
+    return keras_described.around(file.metadata.get("model_config"))
+
+
 def labels_of(
     found: Detection,
     described: Description | None,
     published: PublishedWeights | None = None,
     *,
-    model_config: Any = None,
+    file: files.WeightFile | None = None,
 ) -> tuple[Labels | None, tuple[str, ...]]:
     """What the outputs mean, where that is known, and what had to be assumed for it.
 
@@ -227,7 +234,7 @@ def labels_of(
     if described and described.layout == "transformers" and not described.labels:
         return None, ()  # each class has a placeholder there, which says that names are unknown
     known = _KNOWN_LABELS.get((found.config.stem == "conv3", classes))
-    _, ending = keras_described.around(model_config)
+    _, ending = _around(file)
     if classes != 1 and (ending in (None, "softmax") or not classes):
         if known is None:
             return None, ()

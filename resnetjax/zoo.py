@@ -133,8 +133,7 @@ def load(
             new_head=not same_head,
             strict=strict,
         )
-        model_config = file.metadata.get("model_config")
-        theirs, preparing = preprocess_of(found, described, published, model_config=model_config)
+        theirs, preparing = preprocess_of(found, described, published, file=file)
         folded = target.in_channels != found.config.in_channels
         turned = folded and theirs.channel_order == "bgr"  # other numbers of channels are red first
         if folded and "stem/conv1/kernel" in arrays:
@@ -148,7 +147,7 @@ def load(
     if preprocess is not None:
         prepared, preparing = preprocess, ()
     named, naming = (
-        labels_of(found, described, published, model_config=model_config)
+        labels_of(found, described, published, file=file)
         if labels is None and same_head
         else (labels, ())
     )

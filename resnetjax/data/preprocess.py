@@ -208,7 +208,7 @@ def _read_header(file: BinaryIO) -> ImageFile.ImageFile:
         return _read_bmp(file)
     if start.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
         return _read_tiff(file)
-    if start.startswith((b"P2", b"P3", b"P5", b"P6")):
+    if start.startswith((b"P5", b"P6")):  # in digits, P2 and P3, a pixel takes a microsecond
         return PpmImageFile(file)
     if not start:
         raise ValueError("there are no bytes in it")

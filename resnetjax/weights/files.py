@@ -67,10 +67,10 @@ class WeightFile:
             `keras-weights-h5`, `keras-zip`, `hdf5`, `tf-bundle`, `tf-version1`, `npz` or
             `flax-msgpack`.
         metadata: What the file holds beside the weights and without arrays, such as `epoch`; `ema`
-            names the entry that a moving average was preferred from, `module` the class of a torch
-            module that was saved whole.
+            names the entry that a moving average was preferred from.
         parts: Of a torch module that was saved whole, what it and the modules in it are, by their
             paths, as `torch_file.Module` says; else nothing.
+        wrappers: The classes of the modules that this one is in.
         paths: Of the files that were read; an index comes before its shards.
         contents: The mapped files.
     """
@@ -81,6 +81,7 @@ class WeightFile:
     paths: tuple[Path, ...]
     contents: tuple[memoryview, ...] = field(repr=False)
     parts: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
+    wrappers: tuple[str, ...] = ()
 
     def sha256(self) -> str:
         """Digest of the file as it was read; of an index and its shards, that of their digests."""
@@ -120,7 +121,8 @@ def read(path: str | os.PathLike[str]) -> WeightFile:
             for path, part in file.parts.items()
             if f"{path}.".startswith(prefix)
         }
-        return replace(file, arrays=arrays, parts=parts)
+        outer = tuple(x["class"] for path, x in file.parts.items() if _is_around(path, prefix))
+        return replace(file, arrays=arrays, parts=parts, wrappers=outer)
 
 
 @contextmanager
@@ -261,7 +263,6 @@ def _state_dict(saved: Any) -> tuple[dict[str, np.ndarray], dict[str, Any], dict
         if key not in arrays and not _has_data(value)
     }
     parts = chosen.parts if isinstance(chosen, torch_file.Module) else {}
-    metadata |= {"module": parts[""]["class"]} if parts else {}
     return arrays, metadata | ({"ema": wrapper} if wrapper in _AVERAGES else {}), parts
 
 
@@ -301,6 +302,12 @@ def _clean(arrays: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], str]:
         names = {name.removeprefix(prefix): original for name, original in names.items()}
         stripped += prefix
     return {name: arrays[original] for name, original in names.items()}, stripped
+
+
+def _is_around(path: str, prefix: str) -> bool:
+    """Whether a module is one of those in which the one of this prefix is."""
+    within = f"{path}." if path else ""
+    return within != prefix and prefix.startswith(within)
 
 
 def _all_begin(names: Iterable[str], prefix: str) -> bool:

@@ -22,6 +22,8 @@ MAX_DEPTH = 64
 MAX_OBJECTS = 500_000
 MAX_MODULES = 20_000  # a net of 1001 layers has about 3,000
 MAX_PATH = 1000
+MAX_ATTRIBUTES = 1000  # of a module; torch's own have 30
+MAX_TEXT = 200
 
 
 class Module(dict[str, np.ndarray]):
@@ -29,7 +31,8 @@ class Module(dict[str, np.ndarray]):
 
     Attributes:
         parts: The attributes of every module by its path, "" for the whole, and as `class` the name
-            of its class: those that are numbers or texts, or tuples of such.
+            of its class, and as `parts` their number: numbers and short texts, or tuples of a few,
+            else the kind of value. `_hooks` says that functions run around it.
     """
 
     def __init__(self) -> None:
@@ -73,6 +76,7 @@ class _Builder:
         self.resolve = container.resolve
         self.viewer = Viewer(file_size=file_size)
         self.arrays: dict[int, np.ndarray] = {}
+        self.modules: dict[int, tuple[Any, ...]] = {}
         self.objects = 0
 
     def enter(self, depth: int) -> None:
@@ -113,25 +117,23 @@ class _Builder:
 
     def module(self, value: Described, prefix: str, depth: int, found: Module) -> None:
         """Adds a module's arrays and parts, and those of the modules in it, by their paths."""
-        # Where torch.nn.Module keeps them (torch/nn/modules/module.py: `state_dict`).
         self.enter(depth)
         if len(prefix) > MAX_PATH or len(found.parts) >= MAX_MODULES:
             raise UnsafeWeights(
                 f"the file holds a module of over {MAX_MODULES:,} parts, or one whose path is over "
                 f"{MAX_PATH:,} long"
             )
-        plain = {name: x for name, x in value.attributes.items() if _is_plain(x)}
-        found.parts[prefix.removesuffix(".")] = {**plain, "class": value.cls.text}
-        for kind in ("_parameters", "_buffers"):
-            for name, tensor in _members(value, kind).items():
-                if isinstance(tensor, Tensor | Persistent):
-                    found[f"{prefix}{name}"] = self.build(tensor, depth + 1)
-        passing = value.attributes.get("_non_persistent_buffers_set")
-        for name in passing if isinstance(passing, set) else ():
-            found.pop(f"{prefix}{name}", None)
-        for name, part in _members(value, "_modules").items():
-            if isinstance(part, Described):
-                self.module(part, f"{prefix}{name}.", depth + 1, found)
+        if id(value) not in self.modules:  # which others may share
+            self.modules[id(value)] = _parts_of(value)
+        part, tensors, modules, lost = self.modules[id(value)]
+        self.objects += len(tensors) + len(modules) + len(lost)
+        found.parts[prefix.removesuffix(".")] = part
+        for name, tensor in tensors.items():
+            if name not in lost and isinstance(tensor, Tensor | Persistent):
+                found[f"{prefix}{name}"] = self.build(tensor, depth + 1)
+        for name, inner in modules.items():
+            if isinstance(inner, Described):
+                self.module(inner, f"{prefix}{name}.", depth + 1, found)
 
     def tensor(self, tensor: Tensor) -> np.ndarray:
         if id(tensor) not in self.arrays:
@@ -162,16 +164,39 @@ class _Builder:
         return self.viewer.view(found.content, dtype, shape=(len(found.content) // dtype.itemsize,))
 
 
-def _members(value: Described, kind: str) -> dict[Any, Any]:
+def _parts_of(value: Described) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any], set[Any]]:
+    """What is said of a module, its arrays, its modules, and the arrays that no state dict has."""
+    # Where torch.nn.Module keeps them (torch/nn/modules/module.py: `state_dict`).
+    attributes = value.attributes
+    if len(attributes) > MAX_ATTRIBUTES:
+        raise UnsafeWeights(f"the file holds a module of over {MAX_ATTRIBUTES:,} attributes")
+    public = {x: y for x, y in attributes.items() if type(x) is str and not x.startswith("_")}
+    part = {name: _plain(x) for name, x in public.items()}
+    part = {name: x for name, x in part.items() if x is not None}
+    if attributes.get("_forward_hooks") or attributes.get("_forward_pre_hooks"):
+        part["_hooks"] = True
+    tensors = _members(value, "_parameters") | _members(value, "_buffers")
+    lost = attributes.get("_non_persistent_buffers_set")
+    modules = _members(value, "_modules")
+    part |= {"class": value.cls.text, "parts": len(modules)}
+    return part, tensors, modules, lost if isinstance(lost, set) else set()
+
+
+def _members(value: Described, kind: str) -> dict[str, Any]:
     found = value.attributes.get(kind)
     if not isinstance(found, dict) or any(type(name) is not str or "." in name for name in found):
         raise CorruptFile(f"a {value.cls.text:.200} has {kind} that are not named")
     return found
 
 
-def _is_plain(value: Any) -> bool:
-    items = value if type(value) is tuple else (value,)
-    return all(type(item) in (int, float, str, bool) for item in items)
+def _plain(value: Any) -> Any:
+    """A number or a text, or a few of them; of anything else the kind, and of nothing nothing."""
+    if type(value) in (list, tuple) and len(value) <= 8:
+        items = tuple(_plain(item) for item in value if type(item) in (int, float, str, bool))
+        return items if len(items) == len(value) else f"a {type(value).__name__}"
+    if type(value) in (int, float, bool) or (type(value) is str and len(value) <= MAX_TEXT):
+        return value
+    return None if value is None else f"a {type(value).__name__}"
 
 
 def _dtype(name: Any) -> str:

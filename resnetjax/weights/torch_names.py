@@ -38,6 +38,7 @@ _KINDS = {
     "Byte": "uint8",
 }
 _PACKAGES = ("torch", "torch.cuda")
+MAX_NAME = 500
 
 STORAGES = {
     f"{package}.{kind}Storage": dtype for package in _PACKAGES for kind, dtype in _KINDS.items()
@@ -147,12 +148,17 @@ def lookup(module: str, name: str) -> Name:
     if module == "torch" and re.fullmatch(r"\w+(Storage|Tensor)|[a-z]+\d\w*", name):
         raise UnsupportedFile(f"the file holds {text}, which has no numpy dtype")
     package = module.partition(".")[0]
-    if module.startswith("torch.nn.") or (
+    if len(text) > MAX_NAME:
+        raise UnsafeWeights(f"the file asks for a name of {len(text):,} characters")
+    if module.startswith(("torch.nn.", "torch._C._nn", "torch.optim.swa_utils")) or (
         # Python's own do things when they are made; torch's are tensors of kinds that are not read.
         package not in {"torch", *sys.stdlib_module_names} and name.lstrip("_")[:1].isupper()
     ):
         return Name(text)
-    raise UnsafeWeights(f"the file asks for {text!r:.200}, which is no part of a state dict")
+    message = f"the file asks for {text!r:.200}, which is no part of a state dict"
+    if package not in sys.stdlib_module_names:
+        message += ": save `model.state_dict()` instead"
+    raise UnsafeWeights(message)
 
 
 def _ordered(items: Iterable[Any] = ()) -> OrderedMapping:

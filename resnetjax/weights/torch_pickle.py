@@ -188,6 +188,9 @@ class _Machine:
 
     def call(self) -> None:
         arguments, function = self.stack.pop(), self.stack.pop()
+        if type(function) is Name and function.text not in TABLED:  # a class; it is not made
+            self.stack.append(Described(function, {}))
+            return
         if type(function) is not Name or function.text not in CONSTRUCTORS:
             called = f": {function.text!r:.200}" if type(function) is Name else ""
             raise UnsafeWeights(

@@ -50,6 +50,11 @@ def with_head(model):
     return model
 
 
+def without_head(model):
+    model.fc = torch.nn.Identity()
+    return model
+
+
 def of_transformers(kind="ForImageClassification", **settings):
     config = transformers.ResNetConfig(depths=[1, 2, 1, 1], **settings)
     return getattr(transformers, f"ResNet{kind}")(config)
@@ -87,6 +92,16 @@ NETS = {
     "timm v2, dilated": (lambda: timm.create_model("resnetv2_50", output_stride=16), None),
     "timm, silu": (lambda: timm.create_model("resnet18", act_layer="silu"), None),
     "timm, max": (lambda: timm.create_model("resnet18", global_pool="max"), None),
+    "transformers, gelu_new": (lambda: of_transformers(hidden_act="gelu_new"), None),
+    "transformers, gelu": (lambda: of_transformers(hidden_act="gelu"), None),
+    "averaged": (lambda: torch.optim.swa_utils.AveragedModel(resnet.resnet18()), "resnet18"),
+    "synchronised": (
+        lambda: torch.nn.SyncBatchNorm.convert_sync_batchnorm(resnet.resnet18()), "resnet18"
+    ),
+    "frozen": (
+        lambda: resnet.resnet18(norm_layer=torchvision.ops.FrozenBatchNorm2d), "resnet18"
+    ),
+    "no classes": (lambda: without_head(resnet.resnet18()), "resnet18"),
     "transformers, silu": (lambda: of_transformers(hidden_act="silu"), None),
     "transformers, first": (lambda: of_transformers(downsample_in_first_stage=True), None),
     "transformers, v1": (lambda: of_transformers(downsample_in_bottleneck=True), None),
@@ -145,7 +160,7 @@ def test_the_arrays_are_those_of_the_state_dict(options, tmp_path):
 def test_of_a_class_that_is_not_known_it_is_said_that_its_code_is_not_there(tmp_path):
     model = Mine().eval()
     torch.save(model, tmp_path / "net.pth")
-    said = r"test_whole_modules.Mine computes with its layers what torchvision does \(its code"
+    said = r"test_whole_modules.Mine compute with their layers what torchvision does \(the code"
     with pytest.warns(AssumptionWarning, match=said):
         pre = rj.load(tmp_path / "net.pth")
     assert pre.config.num_classes == 7
@@ -153,51 +168,179 @@ def test_of_a_class_that_is_not_known_it_is_said_that_its_code_is_not_there(tmp_
     assert spread_error(ours, outputs(model)) < TOLERANCE
 
 
-def stem_of_stride_1(model):
-    model.conv1.stride = (1, 1)
+class Conv(torch.nn.Conv2d):
+    """A layer that only the tests have."""
 
 
-def leaky(model):
-    model.relu = torch.nn.LeakyReLU()
+class Block(torchvision.models.resnet.BasicBlock):
+    """A block that only the tests have."""
 
 
-def one_epsilon(model):
-    model.layer3[0].bn2.eps = 1e-3
+class Hook:
+    """Something to run behind a layer."""
+
+    def __call__(self, *_):
+        return None
 
 
-def a_pool_without_padding(model):
-    model.maxpool = torch.nn.MaxPool2d(3, 2, ceil_mode=True)
+def setting(path, **attributes):
+    """A change of a layer's attributes."""
+
+    def change(model):
+        vars(model.get_submodule(path)).update(attributes)
+
+    return change
 
 
-def one_block_strided(model):
-    model.layer2[1].conv1.stride = (2, 2)
+def putting(path, layer):
+    """A change of a layer for another."""
+    return lambda model: model.set_submodule(path, layer)
 
 
-def another_head(model):
-    with_head(model).fc[1] = torch.nn.Tanh()
+def norms(make):
+    """A change of all norms."""
+
+    def change(model):
+        for name, module in list(model.named_modules()):
+            if isinstance(module, torch.nn.BatchNorm2d):
+                model.set_submodule(name, make(module.num_features))
+
+    return change
 
 
-def reflecting(model):
-    model.layer1[0].conv1.padding_mode = "reflect"
+def hooked(model):
+    model.layer4.register_forward_hook(Hook())
 
 
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        (stem_of_stride_1, "conv1 has stride=1, not 2"),
-        (leaky, "activation='LeakyReLU' is not allowed"),
-        (one_epsilon, "layer3.0.bn2 has eps=0.001, not 1e-05"),
-        (a_pool_without_padding, "max of 3x3, stride 2, padding 0 and ceil_mode"),
-        (one_block_strided, "layer2.1.conv1 has stride=2, not 1"),
-        (another_head, "an activation between the layers of the head is Tanh, not relu"),
-        (reflecting, "layer1.0.conv1 has padding_mode=reflect, not zeros"),
-    ],
-)
-def test_what_no_config_says_is_refused_by_layer(change, said, tmp_path):
+nn = torch.nn
+CHANGES = {
+    "stem of stride 1": (setting("conv1", stride=(1, 1)), "conv1 has stride=1, not 2"),
+    "a list": (setting("conv1", stride=[1, 1]), "conv1 has stride=1, not 2"),
+    "no stride": (setting("layer2.0.conv1", stride=None), "layer2.0.conv1 has stride=None, not"),
+    "leaky": (putting("relu", nn.LeakyReLU()), "relu is a torch.nn.modules.activation.LeakyReLU"),
+    "sigmoid": (putting("relu", nn.Sigmoid()), "relu is a torch.nn.modules.activation.Sigmoid"),
+    "no activation": (putting("layer1.0.relu", nn.Identity()), "layer1.0.relu is a .*Identity"),
+    "one activation": (putting("layer3.0.relu", nn.SiLU()), "layer3.0.relu is a silu, not a relu"),
+    "another in the stem": (putting("relu", nn.SiLU()), "relu is a relu, not a silu"),
+    "one epsilon": (setting("layer3.0.bn2", eps=1e-3), "layer3.0.bn2 has eps=0.001, not 1e-05"),
+    "rounding up": (
+        putting("maxpool", nn.MaxPool2d(3, 2, ceil_mode=True)),
+        "maxpool is a max pool of 3x3, stride 2, padding 0, ceil_mode=True",
+    ),
+    "a dilated pool": (putting("maxpool", nn.MaxPool2d(3, 2, 1, 2)), "padding 1, dilation=2"),
+    "another pool": (putting("maxpool", nn.LPPool2d(2, 3, 2)), "maxpool is a .*LPPool2d"),
+    "an adaptive pool": (
+        putting("maxpool", nn.AdaptiveMaxPool2d(16)), "maxpool is a .*AdaptiveMaxPool2d"
+    ),
+    "more behind the pool": (
+        putting("maxpool", nn.Sequential(nn.MaxPool2d(3, 2, 1), nn.InstanceNorm2d(64))),
+        "maxpool.1 is a .*InstanceNorm2d",
+    ),
+    "another padding": (
+        putting("maxpool", nn.Sequential(nn.ConstantPad2d((0, 1, 0, 1), 0.0), nn.MaxPool2d(3, 2))),
+        r"maxpool.0 pads by \(0, 1, 0, 1\) with 0.0",
+    ),
+    "four pixels": (
+        putting("avgpool", nn.AdaptiveAvgPool2d(2)), "avgpool has output_size=2, not 1"
+    ),
+    "one block strided": (setting("layer2.1.conv1", stride=(2, 2)), "layer2.1.conv1 has stride=2"),
+    "reflecting": (
+        setting("layer1.0.conv1", padding_mode="reflect"), "conv1 has padding_mode=reflect, not"
+    ),
+    "of my own": (
+        putting("layer1.0.conv2", Conv(64, 64, 3, 1, 1, bias=False)), "conv2 is a .*modules.Conv"
+    ),
+    "instance norms": (
+        norms(lambda n: nn.InstanceNorm2d(n, affine=True)), "bn1 is a .*InstanceNorm2d"
+    ),
+    "hooks": (hooked, "layer4 has hooks"),
+    "tanh in the head": (
+        putting("fc", nn.Sequential(nn.Linear(512, 9), nn.Tanh(), nn.Linear(9, 5))),
+        "fc.1 is a torch.nn.modules.activation.Tanh",
+    ),
+    "sigmoid in the head": (
+        putting("fc", nn.Sequential(nn.Linear(512, 9), nn.Sigmoid(), nn.Linear(9, 5))),
+        "fc.1 is a Sigmoid where an activation between linear layers is",
+    ),
+    "nothing in the head": (
+        putting("fc", nn.Sequential(nn.Linear(512, 9), nn.Linear(9, 5))), "fc.1 is a Linear where"
+    ),
+    "a norm in the head": (
+        putting("fc", nn.Sequential(nn.LayerNorm(512, 1e-5, False), nn.Linear(512, 5))),
+        "fc.0 is a .*LayerNorm",
+    ),
+    "a rectified head": (
+        putting("fc", nn.Sequential(nn.Linear(512, 5), nn.ReLU())), "the head ends in ReLU"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_no_config_says_is_refused_by_layer(change, tmp_path):
+    make, said = CHANGES[change]
     model = torchvision.models.resnet18().eval()
-    change(model)
+    make(model)
     torch.save(model, tmp_path / "net.pth")
     with pytest.raises(WeightsMismatch, match=said):
         rj.load(tmp_path / "net.pth")
+
+
+def with_gates(model, gate):
+    for name in [name for name, _ in model.named_modules() if name.endswith("se.gate")]:
+        model.set_submodule(name, gate)
+    return model
+
+
+OTHERS = {
+    "mish": (lambda: of_transformers(hidden_act="mish"), "is a .*activations.MishActivation"),
+    "quick_gelu": (lambda: of_transformers(hidden_act="quick_gelu"), "is a .*QuickGELUActivation"),
+    "stem of v2": (
+        lambda: timm.create_model("resnetv2_50", stem_type="same"), "stem.pool is a .*MaxPool2dSame"
+    ),
+    "layer norms": (
+        lambda: timm.create_model("resnet18", norm_layer="layernorm2d"), "bn1 is a .*LayerNorm2d"
+    ),
+    "layer norms of v2": (
+        lambda: timm.create_model("resnetv2_50", norm_layer="layernorm2d"), "stem.conv has eps=None"
+    ),
+    "activated norms": (
+        lambda: timm.create_model("resnet18", norm_layer=timm.layers.BatchNormAct2d),
+        "bn1 is a timm.layers.norm_act.BatchNormAct2d, not a BatchNorm2d",
+    ),
+    "gates": (
+        lambda: with_gates(timm.create_model("seresnet18"), nn.Hardsigmoid()),
+        "se.gate is a .*Hardsigmoid",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("net", OTHERS)
+def test_other_nets_of_these_libraries_are_refused_by_layer(net, tmp_path):
+    build, said = OTHERS[net]
+    torch.save(build().eval(), tmp_path / "net.pth")
+    with pytest.raises(WeightsMismatch, match=said):
+        rj.load(tmp_path / "net.pth")
+
+
+def test_a_block_of_ones_own_is_named(tmp_path):
+    torch.save(torchvision.models.ResNet(Block, [2, 2, 2, 2]), tmp_path / "net.pth")
+    said = r"test_whole_modules.Block compute with their layers what torchvision does \(the code"
+    with pytest.warns(AssumptionWarning, match=said):
+        rj.load(tmp_path / "net.pth")
+
+
+@pytest.mark.parametrize(
+    ("layer", "activation"), [(nn.Sigmoid(), "sigmoid"), (nn.Softmax(1), "softmax")]
+)
+def test_what_ends_the_head_makes_its_predictions(layer, activation, tmp_path):
+    model = torchvision.models.resnet18().eval()
+    model.fc = nn.Sequential(nn.Linear(512, 5), layer)
+    torch.save(model, tmp_path / "net.pth")
+    with pytest.warns(AssumptionWarning):
+        pre = rj.load(tmp_path / "net.pth")
+    assert pre.activation == activation
+    ours = jax.jit(pre.model.apply)(pre.variables, IMAGES)
+    found = jax.nn.sigmoid(ours) if activation == "sigmoid" else jax.nn.softmax(ours)
+    assert spread_error(np.asarray(found), outputs(model)) < TOLERANCE
     with pytest.warns(AssumptionWarning):
         assert rj.load(tmp_path / "net.pth", arch="resnet18").source.arch == "resnet18"

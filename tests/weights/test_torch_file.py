@@ -99,7 +99,7 @@ def test_parameters_are_arrays(read):
     np.testing.assert_array_equal(read(zip_bytes(parameter)), EXPECTED)
 
 
-CONV = {"stride": sequence(integer(2), integer(2)), "bias": b"N", "hooks": tensor()}
+CONV = {"stride": sequence(integer(2), integer(2)), "bias": b"N", "_private": b"K\x01"}
 
 
 @pytest.mark.parametrize("container", ["zip", "legacy"])
@@ -109,7 +109,7 @@ def test_a_module_saved_whole_is_its_state_dict_and_what_its_parts_say(read, con
     conv = module(
         "torch.nn.modules.conv.Conv2d",
         mapping(weight=weight, bias=b"N"),
-        **{**CONV, "hooks": N},
+        **CONV,
     )
     norm = module("mine.Norm", buffers=mapping(mean=weight, mask=weight),
                   _non_persistent_buffers_set=lost, eps=b"G" + struct.pack(">d", 1e-3))  # fmt: skip
@@ -121,9 +121,9 @@ def test_a_module_saved_whole_is_its_state_dict_and_what_its_parts_say(read, con
     assert list(found) == ["conv.weight", "norm.mean"]
     np.testing.assert_array_equal(found["conv.weight"], EXPECTED)
     assert found.parts == {
-        "": {"class": "mine.Net"},
-        "conv": {"class": "torch.nn.modules.conv.Conv2d", "stride": (2, 2)},
-        "norm": {"class": "mine.Norm", "eps": 1e-3},
+        "": {"class": "mine.Net", "parts": 3},
+        "conv": {"class": "torch.nn.modules.conv.Conv2d", "parts": 0, "stride": (2, 2)},
+        "norm": {"class": "mine.Norm", "parts": 0, "eps": 1e-3},
     }
 
 
@@ -135,13 +135,6 @@ def test_an_object_of_another_class_is_the_name_of_its_class(read):
     }
 
 
-def many_modules(count: int) -> bytes:
-    """A module with so many names for one part."""
-    part = module("mine.Part") + b"q\x00"
-    items = b"".join(text(str(i)) + (b"h\x00" if i else part) for i in range(count))
-    return module("mine.Net", modules=b"}(" + items + b"u")
-
-
 def doubling_modules(depth: int) -> bytes:
     """Modules that have the one before twice."""
     net = module("mine.Part")
@@ -150,8 +143,22 @@ def doubling_modules(depth: int) -> bytes:
     return net
 
 
+def heavy_modules(count: int, **attributes: bytes) -> bytes:
+    """A module with so many names for one part of these attributes."""
+    part = module("mine.Part", **attributes) + b"q\x00"
+    items = b"".join(text(str(i)) + (b"h\x00" if i else part) for i in range(count))
+    return module("mine.Net", modules=b"}(" + items + b"u")
+
+
 MODULES = {
-    "of many parts": (many_modules(50_000), UnsafeWeights),
+    "of many attributes": (
+        heavy_modules(1000, **{f"a{i}": b"K\x01" for i in range(1001)}), UnsafeWeights
+    ),
+    "of many buffers": (
+        heavy_modules(15_000, buffers=mapping(**{f"a{i}": b"N" for i in range(2000)})),
+        UnsafeWeights,
+    ),
+    "of many parts": (heavy_modules(50_000), UnsafeWeights),
     "doubled often": (doubling_modules(40), UnsafeWeights),
     "of great depth": (doubling_modules(70), UnsafeWeights),
     "of itself": (
@@ -173,6 +180,20 @@ MODULES = {
         module("mine.Net", _non_persistent_buffers_set=b"]"), None
     ),
 }  # fmt: skip
+
+
+def test_long_values_are_told_by_their_kind(read):
+    many = b"(" + b"K\x01" * 9 + b"t"
+    net = module("mine.Net", stride=many, name=text("x" * 201), rates=b"](K\x01K\x02e", gone=N)
+    assert read(zip_bytes(mapping(net=net, w=tensor())))["net"].parts == {
+        "": {
+            "class": "mine.Net",
+            "parts": 0,
+            "stride": "a tuple",
+            "name": "a str",
+            "rates": (1, 2),
+        }
+    }
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -85,7 +85,10 @@ REFUSED = {
     "append-to-a-name": (b"ctorch\nfloat32\nNa", UnsafeWeights),
     "set-item-of-a-list": (b"]NNs", UnsafeWeights),
     "call-of-a-text": (text("os.system") + b")R", UnsafeWeights),
-    "call-of-an-unknown-class": (b"cmine\nNet\n)R", UnsafeWeights),
+    "name-of-many-characters": (
+        b"\x8c\x04mine\x8d" + struct.pack("<Q", 600) + b"N" * 600 + b"\x93",
+        UnsafeWeights,
+    ),
     "unknown-function": (b"cmine\nnet\n", UnsafeWeights),
     "function-of-torch": (b"ctorch.hub\nload\n", UnsafeWeights),
     "class-of-python": (b"csubprocess\nPopen\n)\x81", UnsafeWeights),
@@ -164,6 +167,8 @@ def test_a_truncated_pickle_is_corrupt():
 
 
 def test_an_object_of_an_unknown_class_is_what_is_said_of_it():
+    called = torch_pickle.load(b"\x80\x02cmine.nets\nNet\n(K\x01tR.")
+    assert called.value == Described(Name("mine.nets.Net"), {})
     found = torch_pickle.load(b"\x80\x02cmine.nets\nNet\n)\x81}" + text("a") + b"K\x01sb.")
     assert found.value == Described(Name("mine.nets.Net"), {"a": 1})
 
