@@ -165,7 +165,7 @@ def _unknown(parts: _Parts) -> Iterator[str]:
         elif _OVER_ALL.fullmatch(path):
             known += ("AdaptiveAvgPool2d", "AdaptiveMaxPool2d", "AvgPool2d")
         elif of_head:
-            known += ("Linear", "Conv2d", *_ENDINGS, "NormMlpClassifierHead")
+            known += ("Linear", "Conv2d", *_ENDINGS)
         elif words[-1] in _ACTIVATED:
             known = tuple(_ACTIVATIONS)
         else:
