@@ -1,6 +1,7 @@
 """From any of the common systems to any other and back, nothing is lost to the bit."""
 
 import itertools
+import shutil
 from typing import Any
 
 import pytest
@@ -68,7 +69,8 @@ def written(request, tmp_path_factory):
     paths = {system: folder / f"{system}{ENDINGS[system]}" for system in systems}
     for system, path in paths.items():
         saving.save(pre, path, dialect=system)
-    return config, paths
+    yield config, paths
+    shutil.rmtree(folder)  # up to a gigabyte a net
 
 
 def as_is(path, config: ResNetConfig, dialect: str):

@@ -1,6 +1,7 @@
 """One net, converted between the common systems, is the same net in each of them."""
 
 import itertools
+import shutil
 import warnings
 
 import keras
@@ -76,7 +77,8 @@ def written(request, tmp_path_factory):
     paths = {name: folder / f"{name}{ending}" for name, ending in ENDINGS.items()}
     for name, path in paths.items():
         saving.save(pre, path, dialect=name)
-    return request.param, paths, logits(of_torchvision(paths["torchvision"], request.param))
+    yield request.param, paths, logits(of_torchvision(paths["torchvision"], request.param))
+    shutil.rmtree(folder)
 
 
 def logits(model) -> np.ndarray:
