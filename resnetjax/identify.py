@@ -224,7 +224,7 @@ def labels_of(
 ) -> tuple[Labels | None, tuple[str, ...]]:
     """What the outputs mean, where that is known, and what had to be assumed for it.
 
-    Args: As of `preprocess_of`.
+    The arguments are those of `preprocess_of`.
     """
     classes = found.config.num_classes
     if described and described.labels and len(described.labels.names) == classes:

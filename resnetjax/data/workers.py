@@ -93,7 +93,7 @@ def _serve(connection: Connection, reader: Reader) -> None:
         try:
             batch = reader.empty(indices)
             answer: HostBatch | Exception = replace(batch, bad=reader.read(positions, batch))
-        except Exception as error:
+        except Exception as error:  # the other end raises it, whatever it is
             error.add_note(traceback.format_exc())
             answer = error
         try:

@@ -64,7 +64,7 @@ def load(data: bytes | memoryview, *, start: int = 0) -> Pickle:
         The object, described by the classes of `torch_names`, however deep it nests.
 
     Raises:
-        UnsafeWeights: It names what is not in the tables, or uses an opcode that could call it.
+        UnsafeWeights: It names what is neither in the tables nor a class, or could call something.
         UnsupportedFile: It holds a kind of tensor that has no numpy array.
         CorruptFile: It is truncated, contradicts itself, or is too long to describe weights.
 

@@ -27,7 +27,7 @@ if importlib.util.find_spec("torch"):
     def pytest_runtest_setup(item):
         """Frameworks fill their nets from global generators: every run has the same nets."""
         random.seed(0)
-        np.random.seed(0)  # noqa: NPY002 - theirs is the global one
+        np.random.seed(0)  # noqa: NPY002 - timm draws from the global one
         torch.manual_seed(0)
 
 else:
